@@ -330,6 +330,14 @@ impl<'a, T: Pod> ViewMut<'a, T> {
         ViewMut { data }
     }
 
+    /// Takes `middle..` out of the view, which keeps `..middle`. Panics when `middle` lies outside.
+    pub fn split_off(&mut self, middle: usize) -> ViewMut<'a, T> {
+        let whole = std::mem::replace(self, ViewMut { data: DataMut::Host(&mut []) });
+        let (left, right) = whole.split_at(middle);
+        *self = left;
+        right
+    }
+
     /// Two disjoint views: `..middle` and `middle..`. Panics when `middle` lies outside.
     pub fn split_at(self, middle: usize) -> (ViewMut<'a, T>, ViewMut<'a, T>) {
         match self.data {

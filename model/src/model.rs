@@ -6,6 +6,7 @@ use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, StateStorage};
 use cpift_engine::ops::gradients::{Gradients, GradientsMut, GradientsView};
 use cpift_engine::ops::norm::Clip;
 use cpift_engine::ops::split::{self, Planes};
+use cpift_engine::ranks::OverlappedReduceScatter;
 use cpift_engine::{Buffer, Device, Mask, Placement, Ranks, View, ViewMut, bf16};
 
 use crate::batch::Batch;
@@ -259,24 +260,45 @@ impl Model {
         micro_batch: usize,
         losses: ViewMut<'_, f32>,
     ) -> Result<()> {
+        self.loss_and_sums(batch, scale, micro_batch, None, losses)
+    }
+
+    /// The same of a rank's last micro-batch of a step, whose gradients `sums` are made of while it runs: see
+    /// [`Transformer::loss_and_sums`].
+    ///
+    /// # Errors
+    /// As that, or when the weights are not prepared.
+    pub(crate) fn loss_and_sums<'g>(
+        &'g mut self,
+        batch: &Batch,
+        scale: f32,
+        micro_batch: usize,
+        sums: Option<&mut OverlappedReduceScatter<'g>>,
+        losses: ViewMut<'_, f32>,
+    ) -> Result<()> {
         match &mut self.compute {
             Compute::F32 { transformer, gradients } => {
-                let gradients = gradients.of_micro_batch(micro_batch);
-                transformer.loss_and_gradients(self.weights.view(), batch, scale, gradients, losses)
+                let sums = (gradients.of_micro_batch(micro_batch), sums);
+                transformer.loss_and_sums(self.weights.view(), batch, scale, sums, losses)
             }
             Compute::Bf16 { transformer, gradients, is_split } => {
                 require_prepared(*is_split)?;
                 let weights = split::rounded(self.weights.view());
-                let gradients = gradients.of_micro_batch(micro_batch);
-                transformer.loss_and_gradients(weights, batch, scale, gradients, losses)
+                let sums = (gradients.of_micro_batch(micro_batch), sums);
+                transformer.loss_and_sums(weights, batch, scale, sums, losses)
             }
             Compute::Offloaded { transformer, rounded, sum, is_split } => {
                 require_prepared(*is_split)?;
                 let values = Planes::of(self.weights.view_mut()).rounded;
                 let gradients = GradientsMut::Bf16 { values, sum: sum.view_mut(), micro_batch };
-                transformer.loss_and_gradients(rounded.view(), batch, scale, gradients, losses)
+                transformer.loss_and_sums(rounded.view(), batch, scale, (gradients, sums), losses)
             }
         }
+    }
+
+    /// [`Transformer::gradient_buckets`].
+    pub(crate) fn gradient_buckets(&self) -> Vec<Range<usize>> {
+        transformer!(&self.compute, |transformer| transformer.gradient_buckets())
     }
 
     /// The gradients, to be changed: in f32, and by ranks that own a range of them each.

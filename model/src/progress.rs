@@ -396,6 +396,9 @@ pub struct Communication {
     pub least_bytes: u64,
     /// Seconds of the step in which this was waited for.
     pub seconds: f64,
+    /// Seconds in which gradients were exchanged while others were still computed.
+    #[serde(default)]
+    pub hidden_seconds: f64,
 }
 
 fn is_zero(number: &f64) -> bool {

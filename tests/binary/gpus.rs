@@ -84,11 +84,17 @@ fn two_gpus_train_through_all_stages() {
         collectives.iter().filter_map(|line| line.strip_prefix(rank)?.strip_prefix(": ")).collect()
     };
     assert!(of_rank("0") == of_rank("1"), "{collectives:?}");
-    let parameters: usize =
-        of_rank("0").iter().filter_map(|line| line.strip_prefix("ReduceScatter F32 ")).count()
-            + of_rank("0").iter().filter(|line| line.starts_with("Reduce F32 ")).count();
     let steps = 3 * 2 + 2;
-    assert!(parameters == steps || parameters == 2 * steps, "{collectives:?}");
+    // A bucket of each layer's gradients is one range or two, and all of them are everything.
+    let counts = |kind: &str| -> Vec<usize> {
+        let of_kind = of_rank("0").into_iter().filter_map(|line| line.strip_prefix(kind));
+        of_kind.map(|rest| rest.split(' ').next().unwrap().parse().unwrap()).collect()
+    };
+    let reduced = counts("Reduce F32 ");
+    assert!(reduced.len() > 2 * steps && reduced.len().is_multiple_of(steps), "{reduced:?}");
+    let whole: usize = reduced[..reduced.len() / steps].iter().sum();
+    assert_eq!(reduced.iter().sum::<usize>(), steps * whole, "{reduced:?}");
+    assert!(counts("Broadcast Byte ").contains(&(4 * whole)), "the weights: {collectives:?}");
     let norms = of_rank("0").iter().filter(|line| **line == "AllReduce F64 1 0").count();
     assert_eq!(norms, steps, "{collectives:?}");
 

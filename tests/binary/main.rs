@@ -18,8 +18,6 @@ mod help;
 mod hub;
 mod jobs;
 mod merge;
-#[cfg(feature = "mpi")]
-mod mpi;
 mod pages;
 mod paths;
 mod precision;

@@ -1,4 +1,4 @@
-//! What is made of the variables of programs that start several processes. With MPI: `mpi.rs`.
+//! What is made of the variables of programs that start several processes. With MPI: `tests/mpi`.
 
 use std::process::Output;
 

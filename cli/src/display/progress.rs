@@ -274,11 +274,13 @@ impl Training {
                 bytes: 0,
                 least_bytes: 0,
                 seconds: 0.0,
+                hidden_seconds: 0.0,
                 ranks: now.ranks,
             });
             sum.bytes += now.bytes;
             sum.least_bytes += now.least_bytes;
             sum.seconds += now.seconds;
+            sum.hidden_seconds += now.hidden_seconds;
         }
         let smoothed = |before: f64| 0.9 * before + 0.1 * step.seconds;
         self.step_seconds = Some(self.step_seconds.map_or(step.seconds, smoothed));
@@ -318,10 +320,15 @@ impl Training {
 
     /// What ranks exchanged, against the least there can be.
     fn exchanged(&self) -> Option<String> {
-        let Communication { ranks, bytes: received, least_bytes, seconds } = self.communication?;
+        let Communication { ranks, bytes: received, least_bytes, seconds, hidden_seconds } =
+            self.communication?;
         let steps = self.losses.len().max(1) as u64;
+        let hidden = match hidden_seconds {
+            0.0 => String::new(),
+            _ => format!(", {} more beside the backward pass", percent(hidden_seconds / self.seconds)),
+        };
         Some(format!(
-            "{} · {} received a step by each ({} at least) · {} of the time",
+            "{} · {} received a step by each ({} at least) · {} of the time{hidden}",
             counted(ranks, "rank"),
             bytes(received / steps),
             bytes(least_bytes / steps),

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cpift_engine::ranks::mpi::Mpi;
 use cpift_engine::ranks::sockets::{Rendezvous, Sockets};
 use cpift_engine::ranks::{Collective, Launcher, Loss, OnLoss, Place, nccl};
 use cpift_engine::{Device, Ranks};
 use cpift_model::trainer::agreement;
 use cpift_model::{Error, Result};
+use cpift_mpi::Mpi;
 
 use crate::display::tell;
 use crate::interrupt::exit_now;

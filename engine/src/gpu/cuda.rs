@@ -8,6 +8,7 @@ mod functions;
 mod graph;
 mod pinned;
 mod properties;
+mod side_stream;
 mod tensor_map;
 
 use std::fmt;
@@ -27,6 +28,7 @@ pub use event::Event;
 use functions::Functions;
 use pinned::Pinned;
 use properties::Properties;
+pub use side_stream::SideStream;
 use tensor_map::Parameters;
 
 /// Bytes of pinned host memory that reads and writes go through.

@@ -28,7 +28,7 @@ use cpift_kernels::launch::{Launch, Slice};
 use crate::buffer::Placement;
 use crate::error::{Error, Result};
 use command::{Command, Graph};
-pub(crate) use cuda::{Event, Stream};
+pub(crate) use cuda::{Event, SideStream, Stream};
 pub use kernels::OnGpu;
 pub use log::{LaunchLog, LaunchRecord};
 pub(crate) use memory::{DeviceCopy, GpuMemory, GpuSlice, GpuSliceMut};

@@ -27,8 +27,8 @@ use super::{Backend, Stream, lock};
 use crate::buffer::Placement;
 use crate::error::{Error, Result};
 
-/// Lists of commands whose graphs are kept: micro-batches of a few shapes, and the step's end.
-const MAX_CACHED: usize = 8;
+/// Commands of all lists whose graphs are kept: a few micro-batches of different shapes, of a model of a hundred layers.
+const MAX_CACHED: usize = 1 << 15;
 /// Fewer commands than this are not worth a graph.
 const MIN_COMMANDS: usize = 4;
 
@@ -239,7 +239,8 @@ impl Recorder {
             |(place, known): (usize, &CachedGraph)| Some((known.differences(&commands)?, place));
         let Some((_, place)) = all.iter().enumerate().filter_map(differences).min() else {
             self.run_one_by_one(&commands)?;
-            if all.len() == MAX_CACHED {
+            let kept = |all: &[CachedGraph]| all.iter().map(|cached| cached.commands.len()).sum::<usize>();
+            while !all.is_empty() && kept(&all) + commands.len() > MAX_CACHED {
                 all.remove(0);
             }
             all.push(CachedGraph { commands, graph: None });

@@ -194,7 +194,21 @@ impl<'a> From<ViewMut<'a, f32>> for GradientsMut<'a> {
     }
 }
 
-impl GradientsMut<'_> {
+impl<'a> GradientsMut<'a> {
+    /// Takes those from `middle` on, in f32, out of these. Panics when `middle` lies outside.
+    ///
+    /// # Errors
+    /// They are stored in bf16.
+    pub fn split_off(&mut self, middle: usize) -> Result<ViewMut<'a, f32>> {
+        match self {
+            Self::F32(values) => Ok(values.split_off(middle)),
+            Self::Bf16 { .. } => Err(Error::Argument {
+                op: "reduce-scatter",
+                reason: "gradients are added up over ranks in f32, and these are stored in bf16".to_owned(),
+            }),
+        }
+    }
+
     /// Number of them.
     pub fn len(&self) -> usize {
         match self {

@@ -2,7 +2,8 @@
 //!
 //! [`Ranks`] is what the rest of the program knows of them: how many there are, which of them this process is, which range of
 //! flat parameters each owns ([`ranges`]), and the few operations that all ranks make together. What carries these is a
-//! [`Collective`]: MPI between processes (feature `mpi`), [TCP](sockets) between them, or [threads of one process](threads).
+//! [`Collective`]: MPI between processes (the crate `cpift-mpi`), [TCP](sockets) between them, or [threads of one
+//! process](threads).
 //! What is in the memory of GPUs goes by [NCCL](nccl), where ranks are [connected so](Ranks::with_gpus), and else by way of the
 //! host. A process that is alone has no collective: then every operation does nothing and costs nothing.
 //!
@@ -10,9 +11,8 @@
 //! of the ranks, so the same number of ranks gives the same bits; NCCL has an order of its own.
 
 mod environment;
-#[cfg_attr(not(feature = "mpi"), path = "without_mpi.rs")]
-pub mod mpi;
 pub mod nccl;
+mod overlap;
 pub mod sockets;
 mod sum;
 mod threads;
@@ -29,7 +29,9 @@ use crate::device::Device;
 use crate::error::{Error, Result, check, check_length};
 use crate::mask::WORD_BITS;
 pub use environment::{Launcher, Place};
-use nccl::Nccl;
+use nccl::{Nccl, Occupied};
+pub use overlap::OverlappedReduceScatter;
+pub use sum::add_in_order;
 pub use threads::threads;
 
 /// What is done, on another thread, when another rank is gone before its time.
@@ -94,19 +96,25 @@ struct Shared {
     nanoseconds: AtomicU64,
 }
 
-/// What a rank has received from others, and how long it was occupied with operations, waiting for others included.
+/// What a rank has received from others, and how long operations took, waiting for others included.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Traffic {
     /// Bytes received.
     pub bytes: u64,
-    /// Seconds.
+    /// Seconds in which the rank did nothing else.
     pub seconds: f64,
+    /// Seconds in which it computed meanwhile.
+    pub hidden_seconds: f64,
 }
 
 impl Traffic {
     /// What came since `before`.
     pub fn since(self, before: Self) -> Self {
-        Self { bytes: self.bytes - before.bytes, seconds: self.seconds - before.seconds }
+        Self {
+            bytes: self.bytes - before.bytes,
+            seconds: self.seconds - before.seconds,
+            hidden_seconds: self.hidden_seconds - before.hidden_seconds,
+        }
     }
 }
 
@@ -303,13 +311,14 @@ impl Ranks {
         shared.measure(0, |collective| collective.barrier())
     }
 
-    /// What this rank has received so far, and how long it was occupied with that.
+    /// What this rank has received so far, and how long that took.
     pub fn traffic(&self) -> Traffic {
         self.shared.as_ref().map_or_else(Traffic::default, |shared| {
-            let on_gpus = shared.nccl.as_ref().map_or(0.0, Nccl::seconds);
+            let on_gpus = shared.nccl.as_ref().map_or_else(Occupied::default, Nccl::occupied);
             Traffic {
                 bytes: shared.bytes.load(Ordering::Relaxed),
-                seconds: shared.nanoseconds.load(Ordering::Relaxed) as f64 / 1e9 + on_gpus,
+                seconds: shared.nanoseconds.load(Ordering::Relaxed) as f64 / 1e9 + on_gpus.alone,
+                hidden_seconds: on_gpus.hidden,
             }
         })
     }

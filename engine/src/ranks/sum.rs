@@ -6,8 +6,8 @@ use rayon::prelude::*;
 const CHUNK: usize = 1 << 16;
 
 /// Overwrites `own`, which is that of `rank`, with the sum over all ranks: ((0 + 1) + 2) + …. `others` are those of the other
-/// ranks in their order.
-pub(super) fn add_in_order(own: &mut [f32], rank: usize, others: &[&[f32]]) {
+/// ranks in their order, of the same length; panics where they are shorter.
+pub fn add_in_order(own: &mut [f32], rank: usize, others: &[&[f32]]) {
     own.par_chunks_mut(CHUNK).enumerate().for_each(|(index, own)| {
         let start = index * CHUNK;
         let part = |other: usize| &others[other][start..start + own.len()];

@@ -55,6 +55,8 @@ pub struct Trainer {
     ranks: Ranks,
     /// What of the flat layout each rank owns.
     ranges: Vec<Range<usize>>,
+    /// What of the gradients is final together.
+    buckets: Vec<Range<usize>>,
     /// Whether the other ranks have the weights that this one, rank 0, has.
     is_shared: bool,
     /// Whether the master weights are here as a whole: of other ranks' ranges steps bring only what is computed with.
@@ -130,9 +132,11 @@ impl Trainer {
         }
         let (layout, storage) = (config.layout()?, state.storage());
         let own = ranks.own_range(layout.len());
+        let model = Model::new(config, device, compute, max_tokens, recompute, storage)?;
         Ok(Self {
             device: device.clone(),
-            model: Model::new(config, device, compute, max_tokens, recompute, storage)?,
+            buckets: model.gradient_buckets(),
+            model,
             losses: Buffer::zeros(device, 0)?,
             clip: Clip::new(device, layout.len())?,
             optimizer: AdamW::of_range(device, own, importance, storage)?,
@@ -360,12 +364,20 @@ impl Trainer {
             self.losses = Buffer::zeros(&self.device, tokens)?;
         }
         let own = shard::deal(batches.len(), self.ranks.rank(), self.ranks.size());
+        let last = own.end.checked_sub(1).filter(|_| self.overlaps(batches));
         let mut start = tokens_of(&batches[..own.start]);
         for number in own {
             let batch = &batches[number];
             let end = start + batch.tokens.len();
             let losses = self.losses.slice_mut(start..end);
-            self.model.loss_and_gradients(batch, scale, number, losses)?;
+            if last == Some(number) {
+                let Self { model, ranks, ranges, buckets, .. } = self;
+                ranks.overlapped_reduce_scatter(ranges, buckets, |sums| {
+                    model.loss_and_sums(batch, scale, number, Some(sums), losses)
+                })?;
+            } else {
+                self.model.loss_and_gradients(batch, scale, number, losses)?;
+            }
             start = end;
         }
         Ok(())

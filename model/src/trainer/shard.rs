@@ -86,11 +86,18 @@ impl Trainer {
         Ok(())
     }
 
+    /// Whether gradients are summed while the last micro-batch of every rank is still computed.
+    pub(super) fn overlaps(&self, batches: &[Batch]) -> bool {
+        self.ranks.can_overlap(&self.device) && batches.len() >= self.ranks.size()
+    }
+
     /// The second half of a step, once every rank has the gradients of its micro-batches: sums of gradients, the norm of all,
     /// the optimizer on the own range, and weights and losses from all.
     pub(super) fn step_own_range(&mut self, update: &Update, batches: &[Batch]) -> Result<()> {
         let own = self.ranks.own_range(self.layout.len());
-        self.ranks.reduce_scatter(self.model.gradients_mut()?, &self.ranges)?;
+        if !self.overlaps(batches) {
+            self.ranks.reduce_scatter(self.model.gradients_mut()?, &self.ranges)?;
+        }
         let frozen = self.frozen.as_deref();
         let gradient = self.model.gradients().slice(own.clone());
         self.clip.measure_over(&self.ranks, gradient, frozen, update.maximum())?;
@@ -110,12 +117,15 @@ impl Trainer {
     }
 
     /// What a step reports of this traffic: nothing of a rank that is alone.
-    pub(super) fn communication(&self, Traffic { bytes, seconds }: Traffic) -> Option<Communication> {
+    pub(super) fn communication(
+        &self,
+        Traffic { bytes, seconds, hidden_seconds }: Traffic,
+    ) -> Option<Communication> {
         // Gradients in f32 and the weights that are computed with, of which every rank has 1/R already.
         let weight = if self.model.is_split() { size_of::<bf16>() } else { size_of::<f32>() };
         let (ranks, parameter) = (self.ranks.size() as u64, (size_of::<f32>() + weight) as u64);
         let least_bytes = parameter * self.layout.len() as u64 * (ranks - 1) / ranks;
-        (ranks > 1).then_some(Communication { ranks, bytes, least_bytes, seconds })
+        (ranks > 1).then_some(Communication { ranks, bytes, least_bytes, seconds, hidden_seconds })
     }
 }
 

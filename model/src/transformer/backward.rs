@@ -8,6 +8,7 @@
 use cpift_engine::ops::attention::{self, Documents};
 use cpift_engine::ops::gradients::GradientsMut;
 use cpift_engine::ops::{embedding, gated_mlp, output_gate, rope, scale};
+use cpift_engine::ranks::OverlappedReduceScatter;
 use cpift_engine::{Buffer, Real, View, ViewMut};
 
 use super::activations::{Activations, HeadScratch, LayerActivations, MlpActivations, Projected, Scratch};
@@ -19,19 +20,21 @@ use crate::error::Result;
 
 impl<T: Real> Pass<'_, T> {
     /// From the gradient of the last norm's output, in `scratch.delta`, to those of all weights but the
-    /// head's, added to the flat `gradients`. Reads what [`Pass::forward`] kept, and destroys it.
-    pub fn backward(
+    /// head's, added to the flat `gradients`. Reads what [`Pass::forward`] kept, and destroys it. Hands gradients that are
+    /// final to `sums`, where there is one.
+    pub fn backward<'g>(
         &self,
         activations: &mut Activations<T>,
         documents: &Documents,
-        gradients: GradientsMut<'_>,
+        gradients: GradientsMut<'g>,
+        sums: Option<&mut OverlappedReduceScatter<'g>>,
         timings: &mut Timings,
     ) -> Result<()> {
         let Activations { inputs, layers, mlps, scratch } = activations;
         let (kept_layers, kept_mlps) = (layers.len(), mlps.len());
         let only_mlps = kept_mlps < kept_layers;
         timings.start();
-        let mut backward = Backward { pass: *self, documents, scratch, gradients, timings };
+        let mut backward = Backward { pass: *self, documents, scratch, gradients, sums, timings };
         backward.last_norm(&inputs[self.config.layers])?;
         for index in (0..self.config.layers).rev() {
             let input = &inputs[index];
@@ -42,21 +45,33 @@ impl<T: Real> Pass<'_, T> {
             }
             backward.mlp(index, layer, mlp, only_mlps)?;
             backward.mix(index, input, layer)?;
+            backward.hand_over(self.places.layers[index].start)?;
         }
-        backward.embedding()
+        backward.embedding()?;
+        backward.hand_over(0)
     }
 }
 
 /// A backward pass under way.
-pub(super) struct Backward<'a, T: Real> {
+pub(super) struct Backward<'a, 'g, T: Real> {
     pub(super) pass: Pass<'a, T>,
     pub(super) documents: &'a Documents,
     pub(super) scratch: &'a mut Scratch<T>,
-    pub(super) gradients: GradientsMut<'a>,
+    /// Those that were not handed over.
+    pub(super) gradients: GradientsMut<'g>,
+    pub(super) sums: Option<&'a mut OverlappedReduceScatter<'g>>,
     pub(super) timings: &'a mut Timings,
 }
 
-impl<T: Real> Backward<'_, T> {
+impl<T: Real> Backward<'_, '_, T> {
+    /// Hands over gradients from `first` on, to which nothing is added any more.
+    fn hand_over(&mut self, first: usize) -> Result<()> {
+        match &mut self.sums {
+            Some(sums) => Ok(sums.send_from(&mut self.gradients, first)?),
+            None => Ok(()),
+        }
+    }
+
     fn last_norm(&mut self, input: &Buffer<T>) -> Result<()> {
         let pass = self.pass;
         if pass.config.scales.logits != 1.0 {

@@ -176,7 +176,7 @@ impl<T: Real> Pass<'_, T> {
     }
 }
 
-impl<T: Real> Backward<'_, T> {
+impl<T: Real> Backward<'_, '_, T> {
     /// From what a gated DeltaNet added, whose gradient is [`Pass::d_made`], to what it read. Destroys its gate.
     pub(super) fn delta_net(
         &mut self,

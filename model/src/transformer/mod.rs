@@ -20,10 +20,13 @@ mod temporary;
 mod timings;
 mod weights;
 
+use std::ops::Range;
+
 use cpift_engine::ops::attention::{self, Documents};
 use cpift_engine::ops::cross_entropy::{self, Workspace};
 use cpift_engine::ops::gradients::GradientsMut;
 use cpift_engine::ops::{causal_conv1d, gated_delta_rule, linear, softcap};
+use cpift_engine::ranks::OverlappedReduceScatter;
 use cpift_engine::{Buffer, Device, Real, View, ViewMut};
 
 use activations::{Activations, BatchBuffers};
@@ -50,6 +53,13 @@ pub struct BatchLimits {
     /// Documents: what some operations take for a moment on a GPU grows with their number.
     pub documents: usize,
 }
+
+/// Fewer gradients than this are not sent by themselves while others are computed: 32 MiB, as in PyTorch's
+/// DistributedDataParallel. Of a small model an eighth.
+const LEAST_BUCKET: usize = 8 << 20;
+
+/// Gradients to add to, and where they are handed over when they are final.
+pub type Sums<'a, 'g> = (GradientsMut<'g>, Option<&'a mut OverlappedReduceScatter<'g>>);
 
 /// A transformer's structure and working memory. It holds no weights: they are passed to every call.
 #[derive(Debug)]
@@ -208,16 +218,37 @@ impl<T: Real> Transformer<T> {
         gradients: impl Into<GradientsMut<'g>>,
         losses: ViewMut<'_, f32>,
     ) -> Result<()> {
-        let (device, gradients) = (self.device.clone(), gradients.into());
-        device.scope(|| self.loss_and_gradients_in_scope(weights, batch, scale, gradients, losses))
+        self.loss_and_sums(weights, batch, scale, (gradients.into(), None), losses)
     }
 
-    fn loss_and_gradients_in_scope(
+    /// [`Transformer::loss_and_gradients`], after which the gradients are final: they are handed over to be summed over ranks,
+    /// in [buckets](Transformer::gradient_buckets), while others are still computed.
+    ///
+    /// # Errors
+    /// As that, and [`OverlappedReduceScatter::send_from`].
+    pub fn loss_and_sums<'g>(
         &mut self,
         weights: View<'_, T>,
         batch: &Batch,
         scale: f32,
-        mut gradients: GradientsMut<'_>,
+        sums: Sums<'_, 'g>,
+        losses: ViewMut<'_, f32>,
+    ) -> Result<()> {
+        let device = self.device.clone();
+        device.scope(|| self.loss_and_sums_in_scope(weights, batch, scale, sums, losses))
+    }
+
+    /// What of the gradients is final together; the last first.
+    pub fn gradient_buckets(&self) -> Vec<Range<usize>> {
+        self.places.buckets(LEAST_BUCKET.min(self.places.length / 8))
+    }
+
+    fn loss_and_sums_in_scope<'g>(
+        &mut self,
+        weights: View<'_, T>,
+        batch: &Batch,
+        scale: f32,
+        (mut gradients, sums): Sums<'_, 'g>,
         losses: ViewMut<'_, f32>,
     ) -> Result<()> {
         if self.purpose == Purpose::Inference {
@@ -226,7 +257,9 @@ impl<T: Real> Transformer<T> {
             ));
         }
         self.check_length("gradients", gradients.len())?;
-        let Some(documents) = self.load(weights, batch)? else { return Ok(()) };
+        let Some(documents) = self.load(weights, batch)? else {
+            return Ok(sums.map_or(Ok(()), |sums| sums.send_from(&mut gradients, 0))?);
+        };
         self.run_forward(weights, &documents, true)?;
 
         let shape = head_shape(&self.config, batch.tokens.len());
@@ -245,7 +278,7 @@ impl<T: Real> Transformer<T> {
         self.timings.lap(Part::Head);
 
         let (pass, activations, timings) = self.pass(weights, shape.rows);
-        pass.backward(activations, &documents, gradients, timings)
+        pass.backward(activations, &documents, gradients, sums, timings)
     }
 
     /// The logits of every position `[N, V]`. Holds all of them: for tests and looking into a model.

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use cpift_engine::ops::gradients::GradientsMut;
 use cpift_engine::ops::{linear, rms_norm};
-use cpift_engine::{Device, Layout, Real, View, ViewMut};
+use cpift_engine::{Device, Layout, Real, Segment, View, ViewMut};
 
 use crate::config::{DeltaNet, LinearRole, ModelConfig, NormRole, Part, VectorRole};
 use crate::error::{Error, Result};
@@ -158,6 +158,8 @@ pub struct NormSaved<'a, T: Real> {
 /// The tensors of one layer.
 #[derive(Debug, Clone)]
 pub struct LayerWeights {
+    /// The first of its elements: those of later layers lie behind all of it.
+    pub start: usize,
     /// Of what attention reads.
     pub attention_norm: Option<Norm>,
     /// Attention, or what is in its place.
@@ -251,6 +253,22 @@ impl ModelWeights {
         let final_norm = find.norm("model.norm", config.block.norm_weight_offset)?;
         Ok(Self { embedding, layers, final_norm, head, length: layout.len() })
     }
+
+    /// What of the gradients is final together, in the order of the layout: whole layers, of so many elements at least. The
+    /// backward pass comes to the last first. To the first belongs what it comes to at its end, the embedding.
+    pub fn buckets(&self, least: usize) -> Vec<Range<usize>> {
+        let mut buckets = Vec::new();
+        let mut end = self.length;
+        for layer in self.layers.iter().rev().filter(|layer| layer.start > 0) {
+            if end - layer.start >= least {
+                buckets.push(layer.start..end);
+                end = layer.start;
+            }
+        }
+        buckets.push(0..end);
+        buckets.reverse();
+        buckets
+    }
 }
 
 struct Finder<'a> {
@@ -271,13 +289,19 @@ impl Finder<'_> {
     }
 
     fn layer(&self, index: usize) -> Result<LayerWeights> {
-        let layer =
-            Layer { find: self, prefix: format!("model.layers.{index}"), parts: self.config.parts(index) };
+        let prefix = format!("model.layers.{index}");
+        let segments = self.layout.segments();
+        let is_own = |segment: &&Segment| {
+            segment.name.strip_prefix(&prefix).is_some_and(|tensor| tensor.starts_with('.'))
+        };
+        let start = segments.iter().find(is_own).map_or(self.layout.len(), |segment| segment.offset);
+        let layer = Layer { find: self, prefix, parts: self.config.parts(index) };
         let mixer = match self.config.attention[index].delta_net {
             None => MixerWeights::Attention(Box::new(layer.attention()?)),
             Some(sizes) => MixerWeights::DeltaNet(Box::new(layer.delta_net(sizes)?)),
         };
         Ok(LayerWeights {
+            start,
             attention_norm: layer.norm(NormRole::AttentionInput)?,
             mixer,
             attention_output_norm: layer.norm(NormRole::AttentionOutput)?,
@@ -368,5 +392,37 @@ impl Layer<'_> {
         };
         let bias = if bias { Some(rows("bias", 1)?) } else { None };
         Ok(Linear { weight: rows("weight", inputs)?, bias, inputs, outputs })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weights(tied: bool) -> ModelWeights {
+        let text = format!(
+            r#"{{"model_type": "llama", "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48,
+                "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+                "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": {tied}}}"#
+        );
+        ModelWeights::new(&ModelConfig::parse("config.json".as_ref(), &text).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn buckets_are_whole_layers_and_cover_everything() {
+        for tied in [false, true] {
+            let weights = weights(tied);
+            let starts: Vec<usize> = weights.layers.iter().map(|layer| layer.start).collect();
+            assert!(starts[0] >= weights.embedding.end && starts.is_sorted());
+            for least in [1, 8_000, 20_000, usize::MAX] {
+                let buckets = weights.buckets(least);
+                assert_eq!((buckets[0].start, buckets[buckets.len() - 1].end), (0, weights.length));
+                assert!(buckets.windows(2).all(|pair| pair[0].end == pair[1].start), "{buckets:?}");
+                assert!(
+                    buckets[1..].iter().all(|bucket| bucket.len() >= least && starts.contains(&bucket.start))
+                );
+            }
+            assert_eq!((weights.buckets(1).len(), weights.buckets(usize::MAX).len()), (4, 1));
+        }
     }
 }

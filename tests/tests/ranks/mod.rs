@@ -1,4 +1,4 @@
-//! Training by several ranks, as threads of one process. By MPI: tests/binary/mpi.rs.
+//! Training by several ranks, as threads of one process. By MPI: tests/mpi.
 
 mod collectives;
 mod jobs;

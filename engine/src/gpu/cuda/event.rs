@@ -1,4 +1,4 @@
-//! Events: points in a device's stream, for measuring time.
+//! Events: points in a device's stream, for measuring time and for other streams to wait for.
 
 use std::time::Duration;
 
@@ -6,6 +6,9 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::Stream;
+
+/// How streams wait.
+const WAIT: sys::CUevent_wait_flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
 
 /// A point in a stream.
 pub struct Event {
@@ -29,6 +32,13 @@ impl Event {
         enter(self.stream)?;
         // SAFETY: event and stream are alive and of one context.
         unsafe { result::event::record(self.event, self.stream.stream) }
+    }
+
+    /// Has another stream of the same context go on only when this one has come here, as it was last placed.
+    pub fn hold(&self, other: Stream) -> std::result::Result<(), DriverError> {
+        enter(other)?;
+        // SAFETY: event and stream are alive and of one context.
+        unsafe { result::stream::wait_event(other.stream, self.event, WAIT) }
     }
 
     /// Waits until the stream has come here; the time since it came to `start`.
@@ -59,7 +69,7 @@ impl Drop for Event {
 }
 
 /// Makes the stream's context current on this thread.
-fn enter(stream: Stream) -> std::result::Result<(), DriverError> {
+pub(super) fn enter(stream: Stream) -> std::result::Result<(), DriverError> {
     // SAFETY: a live device's context, by whoever made the stream known.
     unsafe { result::ctx::set_current(stream.context) }
 }

@@ -38,11 +38,6 @@ impl Clock {
         self.time += ended.iter().sum::<Duration>();
         self.time.as_secs_f64()
     }
-
-    /// Forgets operations that have not ended.
-    pub fn clear(&mut self) {
-        self.pending.clear();
-    }
 }
 
 /// An event that the stream comes to behind all that is in it.

@@ -56,8 +56,6 @@ functions! {
     group_start = "ncclGroupStart": fn();
     reduce = "ncclReduce":
         fn(*const c_void, *mut c_void, usize, ncclDataType_t, ncclRedOp_t, c_int, ncclComm_t, cudaStream_t);
-    reduce_scatter = "ncclReduceScatter":
-        fn(*const c_void, *mut c_void, usize, ncclDataType_t, ncclRedOp_t, ncclComm_t, cudaStream_t);
 }
 
 /// The library, once it was found.
@@ -239,30 +237,6 @@ impl Communicator {
                 ncclDataType_t::ncclFloat32,
                 ncclRedOp_t::ncclSum,
                 root as c_int,
-                self.handle,
-                stream.stream.cast(),
-            )
-        })
-    }
-
-    /// Queues: of as many parts of the length of `own` as there are ranks, which begin at `start`, that of this rank, `own`,
-    /// becomes the sum over all ranks.
-    ///
-    /// # Errors
-    /// As [`Communicator::reduce`].
-    ///
-    /// # Safety
-    /// As [`Communicator::reduce`], of all parts.
-    pub unsafe fn reduce_scatter(&self, start: u64, own: Region, stream: Stream) -> Result<(), String> {
-        enter(self.context)?;
-        // SAFETY: the caller's promise; the operation is in place.
-        check_status(unsafe {
-            (self.library.functions.reduce_scatter)(
-                ptr::without_provenance(start as usize),
-                own.pointer(),
-                own.count,
-                ncclDataType_t::ncclFloat32,
-                ncclRedOp_t::ncclSum,
                 self.handle,
                 stream.stream.cast(),
             )

@@ -1,8 +1,9 @@
-//! What GPUs of several processes exchange: NCCL, on the stream of the device.
+//! What GPUs of several processes exchange: NCCL, on the stream of the device; sums of gradients that are final while the
+//! backward pass still runs, on a stream beside it.
 //!
-//! Operations are in place, on ranges that the ranks own. Where all ranges have one length, as those of a model over a power of
-//! two of ranks usually have, they are NCCL's reduce-scatter and all-gather, else a group of one reduce or broadcast for each
-//! range. NCCL adds in an order of its own, which is the same each time for the same ranks on the same machines.
+//! Operations are in place, on ranges that the ranks own: sums by a group of one reduce for each range, since a bucket of
+//! gradients is rarely cut evenly; what is gathered by NCCL's all-gather where all ranges have one length, as those of a model
+//! over a power of two of ranks usually have, else by a group of broadcasts. NCCL adds in an order of its own, which is the same each time for the same ranks on the same machines.
 //!
 //! **Not yet run on hardware**: tests have a stand-in for the library (`tests/driver`).
 
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use self::library::{Communicator, Library, Region};
 use super::{Collective, OnLoss};
 use crate::error::{Error, Result};
-use crate::gpu::{GpuDevice, Stream};
+use crate::gpu::{Event, GpuDevice, SideStream, Stream};
 use clock::Clock;
 use watch::Watch;
 
@@ -25,10 +26,32 @@ pub struct Nccl {
     /// Ends before the communicator does.
     watch: Option<Watch>,
     communicator: Arc<Communicator>,
-    clock: Mutex<Clock>,
+    clocks: Mutex<Clocks>,
     rank: usize,
+    /// Where sums run beside the backward pass.
+    side_stream: SideStream,
     /// The device, whose stream all of this is queued in.
     device: GpuDevice,
+}
+
+/// What takes how long.
+#[derive(Default)]
+struct Clocks {
+    /// Operations in the stream of the device.
+    operations: Clock,
+    /// Those in the stream beside it.
+    beside: Clock,
+    /// What the device's stream waits for these.
+    waits: Clock,
+}
+
+/// Seconds that operations took which have ended.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Occupied {
+    /// In which the device did nothing else.
+    pub alone: f64,
+    /// In which it ran the backward pass.
+    pub hidden: f64,
 }
 
 impl std::fmt::Debug for Nccl {
@@ -59,18 +82,22 @@ impl Nccl {
         };
         host.broadcast(&mut unique_id)?;
         let who = [host.rank(), host.size()];
-        let mut communicator = None;
+        let mut opened = None;
         device.with_stream(&mut |stream| {
             let met = Communicator::meet(library, unique_id, who, stream).map_err(failed)?;
-            communicator = Some(Arc::new(met));
+            let side_stream = SideStream::beside(stream);
+            let side_stream =
+                side_stream.map_err(|error| failed(format!("a stream: the driver says {error}")))?;
+            opened = Some((Arc::new(met), side_stream));
             Ok(())
         })?;
-        let communicator = communicator.expect("made above, or an error was given back");
+        let (communicator, side_stream) = opened.expect("made above, or an error was given back");
         Ok(Self {
             watch: Some(Watch::start(Arc::clone(&communicator), on_loss)?),
             communicator,
-            clock: Mutex::default(),
+            clocks: Mutex::default(),
             rank: host.rank(),
+            side_stream,
             device: device.clone(),
         })
     }
@@ -80,9 +107,41 @@ impl Nccl {
         self.device.is(device)
     }
 
-    /// Seconds that the device was occupied with operations that have ended.
-    pub fn seconds(&self) -> f64 {
-        self.clock().seconds()
+    /// How long the device was occupied with operations that have ended.
+    pub fn occupied(&self) -> Occupied {
+        let mut clocks = self.clocks();
+        let waits = clocks.waits.seconds();
+        let hidden = (clocks.beside.seconds() - waits).max(0.0);
+        Occupied { alone: clocks.operations.seconds() + waits, hidden }
+    }
+
+    /// Queues beside the device's stream, behind everything queued in that so far: each of `ranges` of the f32 at `address`
+    /// becomes on its rank the sum over all ranks; on the others it then means nothing.
+    ///
+    /// # Errors
+    /// As [`Nccl::reduce_scatter`].
+    ///
+    /// # Safety
+    /// As [`Nccl::reduce_scatter`]: until [`Nccl::wait_for_side_stream`] has returned.
+    pub unsafe fn reduce_beside(&self, address: u64, ranges: &[Range<usize>]) -> Result<()> {
+        let side = self.side_stream.stream();
+        self.device.with_stream(&mut |stream| {
+            hold(side, stream).map_err(failed)?;
+            // SAFETY: the caller's promise.
+            let queue = || unsafe { self.reduce(address, ranges, side) };
+            self.clocks().beside.measure(side, queue).map_err(failed)
+        })
+    }
+
+    /// Has what is queued on the device from now on run behind all that is queued beside it.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn wait_for_side_stream(&self) -> Result<()> {
+        let side = self.side_stream.stream();
+        self.device.with_stream(&mut |stream| {
+            self.clocks().waits.measure(stream, || hold(stream, side)).map_err(failed)
+        })
     }
 
     /// Queues: of `ranges` of the f32 at `address` this rank's becomes the sum over all ranks; the others then mean nothing.
@@ -93,19 +152,24 @@ impl Nccl {
     /// # Safety
     /// The ranges lie inside an allocation of the device that nothing else refers to meanwhile.
     pub unsafe fn reduce_scatter(&self, address: u64, ranges: &[Range<usize>]) -> Result<()> {
-        self.queue(&|stream| {
-            let region = |range: &Range<usize>| region::<f32>(address, range);
-            if have_one_length(ranges) {
+        // SAFETY: the caller's promise.
+        self.queue(&|stream| unsafe { self.reduce(address, ranges, stream) })
+    }
+
+    /// Queues in this stream: each of `ranges` of the f32 at `address` becomes on its rank the sum over all ranks.
+    ///
+    /// # Safety
+    /// As [`Nccl::reduce_scatter`].
+    unsafe fn reduce(
+        &self,
+        address: u64,
+        ranges: &[Range<usize>],
+        stream: Stream,
+    ) -> std::result::Result<(), String> {
+        self.communicator.group(|| {
+            with_elements(ranges).try_for_each(|(root, range)| {
                 // SAFETY: the caller's promise.
-                return unsafe {
-                    self.communicator.reduce_scatter(address, region(&ranges[self.rank]), stream)
-                };
-            }
-            self.communicator.group(|| {
-                with_elements(ranges).try_for_each(|(root, range)| {
-                    // SAFETY: the caller's promise.
-                    unsafe { self.communicator.reduce(region(range), root, stream) }
-                })
+                unsafe { self.communicator.reduce(region::<f32>(address, range), root, stream) }
             })
         })
     }
@@ -161,12 +225,13 @@ impl Nccl {
 
     /// Queues an operation behind everything that was queued on the device.
     fn queue(&self, operation: &dyn Fn(Stream) -> std::result::Result<(), String>) -> Result<()> {
-        let mut clock = self.clock();
+        let mut clocks = self.clocks();
+        let clock = &mut clocks.operations;
         self.device.with_stream(&mut |stream| clock.measure(stream, || operation(stream)).map_err(failed))
     }
 
-    fn clock(&self) -> std::sync::MutexGuard<'_, Clock> {
-        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    fn clocks(&self) -> std::sync::MutexGuard<'_, Clocks> {
+        self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -178,13 +243,22 @@ impl Drop for Nccl {
         if std::thread::panicking() || self.device.synchronize().is_err() {
             std::mem::forget(Arc::clone(&self.communicator));
         } else {
-            self.clock().clear();
+            *self.clocks() = Clocks::default();
         }
     }
 }
 
 fn failed(reason: String) -> Error {
     Error::Ranks { reason }
+}
+
+/// Has `stream` go on only when `other` has come to where it is now.
+fn hold(stream: Stream, other: Stream) -> std::result::Result<(), String> {
+    let held = Event::new(other).and_then(|event| {
+        event.record()?;
+        event.hold(stream)
+    });
+    held.map_err(|error| format!("streams of a device: the driver says {error}"))
 }
 
 /// A range of elements behind an address.

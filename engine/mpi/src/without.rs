@@ -1,7 +1,7 @@
 //! What a build without the feature `mpi` says of ranks.
 
-use super::{Place, Ranks};
-use crate::error::{Error, Result};
+use cpift_engine::ranks::Place;
+use cpift_engine::{Error, Ranks, Result};
 
 /// MPI, which this build is without: there is no value of this type.
 #[derive(Debug)]

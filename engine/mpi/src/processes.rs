@@ -8,16 +8,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cpift_engine::ranks::{Collective, Place, add_in_order};
+use cpift_engine::{Error, Ranks, Result};
 use mpi::Threading;
 use mpi::environment::Universe;
 use mpi::point_to_point::send_receive_into;
 use mpi::request;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::*;
-
-use super::sum::add_in_order;
-use super::{Collective, Place, Ranks};
-use crate::error::{Error, Result};
 
 /// Bytes that one call moves at most, over all ranks: MPI counts in 32 bits with a sign, and what is received is kept until it
 /// is added.

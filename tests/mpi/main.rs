@@ -1,17 +1,24 @@
 //! Several processes by Open MPI's `mpirun`: with the feature `mpi`, on a machine that has it.
+//!
+//! A program of its own, so that with the feature nothing else of the tests is compiled again.
+
+#[allow(dead_code, reason = "what other tests of the binary need")]
+#[path = "../binary/support.rs"]
+mod support;
 
 use std::fs;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use cpift_engine::ranks::{Place, mpi::Mpi};
+use cpift_engine::ranks::Place;
 use cpift_engine::{Buffer, Device};
+use cpift_mpi::Mpi;
 use cpift_tests::numeric::random;
 use cpift_tests::ranks::fresh_seed;
 use serde_json::{Value, json};
 
-use crate::support::{JobFiles, engine, stderr};
+use support::{JobFiles, engine, stderr};
 
 /// Within which all ranks have to have ended.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -226,7 +233,7 @@ fn collectives_are_sums_one_after_the_other() {
     for ranks in ["2", "3"] {
         let mut command = mpirun();
         command.args(["-n", ranks]).arg(std::env::current_exe().unwrap());
-        command.args(["--exact", "mpi::rank_of_collectives", "--ignored"]).env("SEED", seed.to_string());
+        command.args(["--exact", "rank_of_collectives", "--ignored"]).env("SEED", seed.to_string());
         let output = command.output().unwrap();
         assert!(
             output.status.success(),
