@@ -364,6 +364,28 @@ impl Model {
         Ok(())
     }
 
+    /// The master weights of a range, of which those who are split are joined in the memory of the gradients: for ranks that
+    /// have no more of them than their range. Panics when it lies outside.
+    ///
+    /// # Errors
+    /// When the device has failed, or state is not exact.
+    pub(crate) fn master_range(&mut self, range: Range<usize>) -> Result<View<'_, f32>> {
+        match &mut self.compute {
+            Compute::Bf16 { gradients, is_split: true, .. } if !range.is_empty() => {
+                let count = range.len();
+                let GradientsMut::F32(memory) = gradients.of_micro_batch(0) else { return Err(not_exact()) };
+                let planes = Planes::of(self.weights.view_mut()).slice(range.clone());
+                split::join(&self.device, &planes, range.start, memory.slice(0..count))?;
+                match gradients.view() {
+                    GradientsView::F32(joined) => Ok(joined.slice(0..count)),
+                    GradientsView::Bf16(_) => Err(not_exact()),
+                }
+            }
+            Compute::Offloaded { .. } => Err(not_exact()),
+            Compute::F32 { .. } | Compute::Bf16 { .. } => Ok(self.weights.slice(range)),
+        }
+    }
+
     /// Whether the weights lie split: what is computed with, and what was rounded away.
     pub(crate) fn is_split(&self) -> bool {
         match self.compute {

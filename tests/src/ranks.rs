@@ -37,9 +37,12 @@ pub fn run(
     options: &Options<'_>,
     observer: &mut dyn Observer,
 ) -> (Result<JobReport>, Vec<Result<()>>) {
-    // Ranks wait for each other in the threads of their devices, so each has its own.
-    let open = || Device::cpu(NonZeroUsize::new(1)).unwrap();
-    run_on(&open, job, job_files, size, options, observer)
+    run_on(&one_thread, job, job_files, size, options, observer)
+}
+
+/// A CPU for one rank: ranks wait for each other in the threads of their devices, so each has its own.
+pub fn one_thread() -> Device {
+    Device::cpu(NonZeroUsize::new(1)).unwrap()
 }
 
 /// The same, with devices of the other ranks that `open` gives; that of rank 0 is the job's.
@@ -51,7 +54,20 @@ pub fn run_on(
     options: &Options<'_>,
     observer: &mut dyn Observer,
 ) -> (Result<JobReport>, Vec<Result<()>>) {
-    let mut ranks = cpift_engine::ranks::threads(size);
+    run_by(&|ranks| ranks, open, job, (recipe, out), size, options, observer)
+}
+
+/// The same by what `change` makes of the ranks.
+pub fn run_by(
+    change: &(dyn Fn(Ranks) -> Ranks + Sync),
+    open: &(dyn Fn() -> Device + Sync),
+    job: &SmallJob,
+    (recipe, out): (&Recipe, &str),
+    size: usize,
+    options: &Options<'_>,
+    observer: &mut dyn Observer,
+) -> (Result<JobReport>, Vec<Result<()>>) {
+    let mut ranks: Vec<Ranks> = cpift_engine::ranks::threads(size).into_iter().map(change).collect();
     thread::scope(|scope| {
         let work = |ranks: Ranks| scope.spawn(move || trainer::work(&open(), &ranks));
         let others: Vec<_> = ranks.drain(1..).map(work).collect();

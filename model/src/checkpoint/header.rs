@@ -94,6 +94,11 @@ impl TensorFile {
         self.header.info(name)
     }
 
+    /// What the file's metadata say under a name.
+    pub(crate) fn note(&self, name: &str) -> Option<&str> {
+        self.header.metadata().as_ref()?.get(name).map(String::as_str)
+    }
+
     /// A tensor that must be there.
     pub(super) fn require(&self, name: &str) -> Result<&TensorInfo> {
         self.find(name).ok_or_else(|| Error::format(&self.path, format!("`{name}` is missing")))

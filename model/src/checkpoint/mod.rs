@@ -36,7 +36,7 @@ pub(crate) use low_rank::transposed;
 pub(crate) use names::{is_embedding, is_head, is_head_bias, is_stored_table, plain_name};
 pub use safetensors::Dtype;
 pub use save::{NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
-pub(crate) use save::{TensorWriter, header_of, too_large_for};
+pub(crate) use save::{TensorWriter, first_too_large_for, header_of, too_large_for};
 pub(crate) use tensors::TensorFolder;
 
 /// Name of the weights where they are in one file.

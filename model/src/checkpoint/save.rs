@@ -3,12 +3,13 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use cpift_engine::{Layout, Segment, View};
+use cpift_engine::{Layout, View};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
+use serde::{Deserialize, Serialize};
 
 use super::header::PREFIX;
 use super::load::first_not_finite;
@@ -18,11 +19,14 @@ use crate::files::FileWriter;
 /// Elements converted at a time.
 const CHUNK: usize = 1 << 20;
 
+/// What a file's metadata call its format.
+const FORMAT: &str = "format";
+
 /// Elements looked at by a thread at a time.
 const SCAN_CHUNK: usize = 1 << 16;
 
 /// The type floats are stored in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum WeightType {
     /// 32-bit float: exact.
     #[default]
@@ -140,8 +144,7 @@ pub fn layout_tensors<'a>(
 }
 
 /// The first weight that is too large for the type it is to be stored in, as words for a message; none where all
-/// fit. On all threads of the rayon pool that it is called in; outside of one on the calling thread alone, as
-/// [`crate::files::hash_file`].
+/// fit.
 ///
 /// # Errors
 /// When the weights cannot be read from the device.
@@ -150,35 +153,42 @@ pub(crate) fn too_large_for(
     layout: &Layout,
     weights: View<'_, f32>,
 ) -> Result<Option<String>> {
+    let Some(index) = first_too_large_for(dtype, weights)? else { return Ok(None) };
+    let value = weights.slice(index..index + 1).to_vec()?[0];
+    let segment = layout.segments().iter().find(|segment| segment.range().contains(&index));
+    Ok(segment.map(|segment| {
+        let (name, dtype) = (&segment.name, dtype.config_name());
+        format!("`{name}` has {value} at element {}, too large for {dtype}", index - segment.offset)
+    }))
+}
+
+/// The first of some weights that is too large for the type it is to be stored in. On all threads of the rayon pool that it is
+/// called in; outside of one on the calling thread alone, as [`crate::files::hash_file`].
+///
+/// # Errors
+/// When the weights cannot be read from the device.
+pub(crate) fn first_too_large_for(dtype: WeightType, weights: View<'_, f32>) -> Result<Option<usize>> {
     if dtype == WeightType::F32 {
         return Ok(None);
     }
-    let chunks = layout.segments().iter().flat_map(|segment| {
-        let starts = (0..segment.range().len()).step_by(SCAN_CHUNK);
-        starts.map(move |start| (segment, start))
-    });
-    let find = |staging: &mut Staging, (segment, start): (&Segment, usize)| -> Result<Option<String>> {
-        let values = weights.slice(segment.range());
-        let length = SCAN_CHUNK.min(values.len() - start);
+    let starts = (0..weights.len()).step_by(SCAN_CHUNK);
+    let find = |staging: &mut Staging, start: usize| -> Result<Option<usize>> {
+        let length = SCAN_CHUNK.min(weights.len() - start);
         staging.single.resize(length, 0.0);
         staging.half.resize(length, 0);
-        values.slice(start..start + length).copy_to_host(&mut staging.single)?;
-        Ok(staging.convert(dtype).map(|index| {
-            let (name, value) = (&segment.name, staging.single[index]);
-            let (index, dtype) = (start + index, dtype.config_name());
-            format!("`{name}` has {value} at element {index}, too large for {dtype}")
-        }))
+        weights.slice(start..start + length).copy_to_host(&mut staging.single)?;
+        Ok(staging.convert(dtype).map(|index| start + index))
     };
     let found = if rayon::current_thread_index().is_some() {
-        let chunks: Vec<(&Segment, usize)> = chunks.collect();
-        let found = chunks
+        let starts: Vec<usize> = starts.collect();
+        let found = starts
             .into_par_iter()
-            .map_init(Staging::default, |staging, chunk| find(staging, chunk).transpose());
+            .map_init(Staging::default, |staging, start| find(staging, start).transpose());
         found.find_map_first(|found| found)
     } else {
         let mut staging = Staging::default();
-        let mut chunks = chunks;
-        chunks.find_map(|chunk| find(&mut staging, chunk).transpose())
+        let mut starts = starts;
+        starts.find_map(|start| find(&mut staging, start).transpose())
     };
     found.transpose()
 }
@@ -197,7 +207,7 @@ pub fn write_tensors(file: &mut FileWriter, tensors: &[NamedTensor<'_>], format:
         tensor.check_shape().map_err(|reason| not_a_file(file, &reason))?;
     }
     let heads = ordered.iter().map(|tensor| (&tensor.name, tensor.data.dtype(), &tensor.shape));
-    let mut writer = TensorWriter::begin(file, heads, format)?;
+    let mut writer = TensorWriter::begin(file, heads, format.map(|format| (FORMAT, format)))?;
     for tensor in ordered {
         writer.write(tensor)?;
     }
@@ -211,16 +221,17 @@ pub(crate) struct TensorWriter<'f> {
 }
 
 impl<'f> TensorWriter<'f> {
-    /// Writes what the file begins with: name, type and shape of all its tensors, of which those of wider types come first.
+    /// Writes what the file begins with: name, type and shape of all its tensors, of which those of wider types come first,
+    /// and a note, by its name, for the file's metadata.
     ///
     /// # Errors
     /// A name that occurs twice; the system's errors.
     pub fn begin<'a>(
         file: &'f mut FileWriter,
         tensors: impl IntoIterator<Item = (&'a String, Dtype, &'a Vec<usize>)>,
-        format: Option<&str>,
+        note: Option<(&str, &str)>,
     ) -> Result<Self> {
-        let header = header_of(tensors, format).map_err(|reason| not_a_file(file, &reason))?;
+        let header = header_with(tensors, note).map_err(|reason| not_a_file(file, &reason))?;
         file.put(&header)?;
         Ok(Self { file, staging: Staging::default() })
     }
@@ -249,6 +260,14 @@ pub(crate) fn header_of<'a>(
     tensors: impl IntoIterator<Item = (&'a String, Dtype, &'a Vec<usize>)>,
     format: Option<&str>,
 ) -> Reasoned<Vec<u8>> {
+    header_with(tensors, format.map(|format| (FORMAT, format)))
+}
+
+/// The same with another note than the format.
+fn header_with<'a>(
+    tensors: impl IntoIterator<Item = (&'a String, Dtype, &'a Vec<usize>)>,
+    note: Option<(&str, &str)>,
+) -> Reasoned<Vec<u8>> {
     let mut names = BTreeSet::new();
     let mut entries = Vec::new();
     let mut start = 0;
@@ -261,7 +280,7 @@ pub(crate) fn header_of<'a>(
         start = end;
     }
     // At most one note: the order of several would differ from run to run.
-    let notes = format.map(|format| [("format".to_owned(), format.to_owned())].into());
+    let notes = note.map(|(name, text)| [(name.to_owned(), text.to_owned())].into());
     let metadata = Metadata::new(notes, entries).map_err(|error| error.to_string())?;
     let mut bytes = vec![0; PREFIX];
     serde_json::to_writer(&mut bytes, &metadata).map_err(|error| error.to_string())?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    FileWriter, json_text, open_input, publish_folder, read_text, require_empty, sync_folder,
+    FileWriter, SharedFolder, json_text, open_input, publish_folder, read_text, require_empty, sync_folder,
     temporary_sibling, write_error,
 };
 use crate::error::{Error, FileAction, Result};
@@ -229,22 +229,43 @@ impl AtomicFolder {
     /// # Errors
     /// `write`'s own, or the system's.
     pub fn write(&mut self, name: &str, write: impl FnOnce(&mut FileWriter) -> Result<()>) -> Result<()> {
-        let destination = self.destination.join(name);
-        require_inner_name(&destination, name)?;
-        if self.contains(name) {
-            return Err(Error::Job(format!("{}: written twice", destination.display())));
-        }
-        if let Some((folder, _)) = name.split_once('/') {
-            let folder = self.temporary.join(folder);
-            fs::create_dir_all(&folder).map_err(write_error(&destination, FileAction::CreateFolder))?;
-        }
-        let mut writer = FileWriter::create(self.temporary.join(name), destination)?;
-        write(&mut writer)?;
-        writer.flush_to_disk()?;
-        writer.complete = true;
-        let blake3 = writer.hasher.finalize().to_hex().to_string();
-        self.files.push(ManifestEntry { name: name.to_owned(), bytes: writer.bytes, blake3 });
+        self.require_new(name)?;
+        self.files.push(write_file(&self.temporary, &self.destination, name, write)?);
         Ok(())
+    }
+
+    fn require_new(&self, name: &str) -> Result<()> {
+        match self.contains(name) {
+            true => Err(Error::Job(format!("{}: written twice", self.destination.join(name).display()))),
+            false => Ok(()),
+        }
+    }
+
+    /// What another process writes files into the folder by, which are then [added](AtomicFolder::add).
+    ///
+    /// # Errors
+    /// The folder that this process works in is not known.
+    pub fn shared(&self) -> Result<SharedFolder> {
+        SharedFolder::new(&self.temporary, &self.destination)
+    }
+
+    /// Adds a file that another process has written into the folder.
+    ///
+    /// # Errors
+    /// It is not there, or has another length.
+    pub fn add(&mut self, file: ManifestEntry) -> Result<()> {
+        require_inner_name(&self.destination, &file.name)?;
+        self.require_new(&file.name)?;
+        file.verify(&self.temporary.join(&file.name), Verify::Lengths)
+            .map_err(|error| Error::Job(format!("what another process has written is not here: {error}")))?;
+        self.files.push(file);
+        Ok(())
+    }
+
+    /// Removes what there is: the folder is not to be completed.
+    pub fn discard(&mut self) {
+        // A failure leaves a name that `remove_partial` recognises.
+        let _ = fs::remove_dir_all(&self.temporary);
     }
 
     /// Adds a file whose content is in memory.
@@ -315,10 +336,30 @@ impl AtomicFolder {
 impl Drop for AtomicFolder {
     fn drop(&mut self) {
         if !self.committed {
-            // A failure leaves a name that `remove_partial` recognises.
-            let _ = fs::remove_dir_all(&self.temporary);
+            self.discard();
         }
     }
+}
+
+/// Writes a file, flushed to the disk, into `folder`, which will be at `destination`.
+pub(super) fn write_file(
+    folder: &Path,
+    destination: &Path,
+    name: &str,
+    write: impl FnOnce(&mut FileWriter) -> Result<()>,
+) -> Result<ManifestEntry> {
+    let destination = destination.join(name);
+    require_inner_name(&destination, name)?;
+    if let Some((inner, _)) = name.split_once('/') {
+        let inner = folder.join(inner);
+        fs::create_dir_all(&inner).map_err(write_error(&destination, FileAction::CreateFolder))?;
+    }
+    let mut writer = FileWriter::create(folder.join(name), destination)?;
+    write(&mut writer)?;
+    writer.flush_to_disk()?;
+    writer.complete = true;
+    let blake3 = writer.hasher.finalize().to_hex().to_string();
+    Ok(ManifestEntry { name: name.to_owned(), bytes: writer.bytes, blake3 })
 }
 
 /// Fails unless `name` is the name of a file in the folder, or `folder/file` in one inside it.

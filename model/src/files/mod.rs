@@ -9,6 +9,7 @@ mod known;
 mod lock;
 mod output;
 mod resumable;
+mod shared;
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
@@ -35,6 +36,7 @@ pub use lock::FolderLock;
 use lock::LOCK;
 pub use output::{write_json_output, write_output};
 pub use resumable::ResumableFolder;
+pub use shared::{SharedFolder, TestFile, with_test_file};
 
 /// How temporary names end; they begin with a dot.
 const TEMPORARY_SUFFIX: &str = ".partial";

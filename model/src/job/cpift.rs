@@ -118,7 +118,7 @@ impl<'a> Session<'a> {
         let origin = self.with_metrics(origin, &key)?;
         self.commit(writing, origin)?;
         self.checkpoints.forget(&key)?;
-        require_fit(job, self.trainer.weights()?)?;
+        require_fit(job, &mut self.trainer)?;
         self.evaluate(&Column::Probe, &[index])
     }
 
@@ -302,7 +302,7 @@ impl<'a> Session<'a> {
         let origin = if is_trained { self.with_metrics(origin, training)? } else { origin };
         self.commit(writing, origin)?;
         self.checkpoints.forget(training)?;
-        require_fit(job, self.trainer.weights()?)?;
+        require_fit(job, &mut self.trainer)?;
         self.observer.event(Event::Fused(&report));
         Ok(())
     }

@@ -110,12 +110,21 @@ impl<'a> Session<'a> {
             let text = format!("{}: there is no run to continue: a new one is begun", run.display());
             observer.event(Event::Notice(&text));
         }
+        let without = trainer.first_without(run)?;
+        if let Some(rank) = without {
+            let text = format!(
+                "{}: rank {rank} does not see this folder: checkpoints are gathered and written by rank 0 alone",
+                run.display()
+            );
+            observer.event(Event::Notice(&text));
+        }
+        let keep = job.recipe.checkpoint.keep;
         Ok(Self {
             job,
             observer,
             trainer,
             metrics,
-            checkpoints: Checkpoints::new(run, job.recipe.checkpoint.keep, &job.device),
+            checkpoints: Checkpoints::new(run, keep, &job.device, without.is_none()),
             scores,
             answers,
             identity,

@@ -4,17 +4,14 @@ use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cpift_engine::ops::adamw::MomentType;
-use cpift_engine::{Device, ViewMut};
-use safetensors::Dtype;
+use cpift_engine::Device;
 use serde::{Deserialize, Serialize};
 
 use super::names::CHECKPOINTS;
-use crate::checkpoint::{NamedTensor, TensorData, TensorFile, TensorWriter, WeightType, write_tensors};
 use crate::error::{Error, FileAction, Result};
-use crate::files::{self, AtomicFolder, FileWriter, Manifest, Origin, RecordedSteps, Verify};
+use crate::files::{self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify};
 use crate::progress::{StepReport, TrainingStage};
-use crate::trainer::{StateMut, StatePart, StateView, Trainer};
+use crate::trainer::{StatePart, Trainer};
 
 /// Where a fine-tune stands, beside its weights and moments.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -68,24 +65,19 @@ pub struct Checkpoints {
     keep: usize,
     /// Files are read and hashed on its threads.
     device: Device,
+    /// Whether all ranks see the run folder, so that each writes its range.
+    is_shared: bool,
     /// The step of the best weights that the newest checkpoint names.
     named_best: Cell<Option<u64>>,
 }
 
-const TENSORS: &str = "state.safetensors";
 const STATE: &str = "state.json";
-/// Parts of the optimizer's state by their names in a file.
-const STATE_PARTS: [(&str, StatePart); 3] = [
-    ("moment1", StatePart::FirstMoment),
-    ("moment2", StatePart::SecondMoment),
-    ("importance", StatePart::Importance),
-];
 
 impl Checkpoints {
-    /// Checkpoints in the run folder `run`; `keep` of each training are kept.
-    pub fn new(run: &Path, keep: usize, device: &Device) -> Self {
-        let named_best = Cell::new(None);
-        Self { folder: run.join(CHECKPOINTS), keep: keep.max(1), device: device.clone(), named_best }
+    /// Checkpoints in the run folder `run`, which all ranks see or not; `keep` of each training are kept.
+    pub fn new(run: &Path, keep: usize, device: &Device, is_shared: bool) -> Self {
+        let (folder, named_best) = (run.join(CHECKPOINTS), Cell::new(None));
+        Self { folder, keep: keep.max(1), device: device.clone(), is_shared, named_best }
     }
 
     /// Name of a checkpoint in the run folder.
@@ -120,11 +112,11 @@ impl Checkpoints {
         let later = self.list(training)?.into_iter().filter(|(step, _)| *step > state.step);
         later.into_iter().try_for_each(|(_, damaged)| remove(&damaged))?;
         let state = TrainingState { optimizer_steps: trainer.steps(), ..state.clone() };
-        let tensors = StateTensors::of(trainer, has_importance(training));
+        let parts = parts_of(training);
         // Killed before the new one is whole, the training begins again where all of the older ones had to go.
-        let removed = self.make_room(training, tensors.bytes() + SMALL_FILES, 0)?;
+        let removed = self.make_room(training, trainer.state_bytes(parts) + SMALL_FILES, 0)?;
         let mut writing = AtomicFolder::create(&destination)?;
-        writing.write(TENSORS, |file| tensors.write(file, trainer))?;
+        trainer.write_state(&mut writing, parts, self.is_shared)?;
         writing.write_json(STATE, &state)?;
         writing.commit_as(origin)?;
         let mut all = self.list(training)?;
@@ -162,7 +154,7 @@ impl Checkpoints {
             let text = files::read_text(&path)?;
             let state: TrainingState =
                 serde_json::from_str(&text).map_err(|error| Error::format(&path, error.to_string()))?;
-            self.read_tensors(&folder.join(TENSORS), trainer, has_importance(training))?;
+            trainer.read_state(&folder, &manifest, parts_of(training))?;
             trainer.set_steps(state.optimizer_steps);
             self.named_best.set(state.best.map(|best| best.step));
             return Ok(Some((state, manifest.origin.and_then(|origin| origin.metrics))));
@@ -184,14 +176,8 @@ impl Checkpoints {
         }
         // Those that no checkpoint names are written again by a run that is continued.
         self.forget_other_bests(training, None)?;
-        let weights = trainer.weights()?;
-        let tensor = NamedTensor {
-            name: "weights".to_owned(),
-            shape: vec![weights.len()],
-            data: TensorData::Floats(weights, WeightType::F32),
-        };
         let mut writing = AtomicFolder::create(&destination)?;
-        writing.write(TENSORS, |file| write_tensors(file, &[tensor], None))?;
+        trainer.write_state(&mut writing, &[], self.is_shared)?;
         writing.commit_as(Origin { place: Self::best_place(training, step), ..origin })?;
         self.forget_other_bests(training, Some(step))
     }
@@ -205,9 +191,7 @@ impl Checkpoints {
         let manifest = self.device.scope(|| Manifest::verify(&folder, Verify::Contents))?;
         let expected = Origin { place: Self::best_place(training, step), ..origin.clone() };
         expected.require(&folder, manifest.origin.as_ref())?;
-        let file = TensorFile::open(&folder.join(TENSORS))?;
-        let length = trainer.layout().len();
-        self.device.scope(|| file.read_floats("weights", &[length], trainer.weights_mut()?))
+        trainer.read_state(&folder, &manifest, &[])
     }
 
     /// Removes all best weights but these and those that the newest checkpoint names.
@@ -245,22 +229,6 @@ impl Checkpoints {
     /// A training's checkpoints by ascending step.
     fn list(&self, training: &str) -> Result<Vec<(u64, PathBuf)>> {
         list(&self.folder.join(training))
-    }
-
-    fn read_tensors(&self, path: &Path, trainer: &mut Trainer, importance: bool) -> Result<()> {
-        let file = TensorFile::open(path)?;
-        let length = trainer.layout().len();
-        let read = |name: &str, length: usize, target: ViewMut<'_, f32>| {
-            self.device.scope(|| file.read_floats(name, &[length], target))
-        };
-        read("weights", length, trainer.weights_mut()?)?;
-        for (name, part) in state_parts(importance) {
-            trainer.set_state(part, |target| match target {
-                StateMut::F32(values) => read(name, values.len(), values),
-                StateMut::Bf16(values) => file.read_bf16(name, values),
-            })?;
-        }
-        Ok(())
     }
 
     /// Removes a training's oldest checkpoints where that makes room for so many bytes that there is not; so many of
@@ -341,56 +309,12 @@ fn remove(folder: &Path) -> Result<()> {
     fs::remove_dir_all(folder).map_err(Error::file(folder, FileAction::Remove))
 }
 
-/// The parts of the state that a checkpoint has.
-fn state_parts(with_importance: bool) -> impl Iterator<Item = (&'static str, StatePart)> {
-    STATE_PARTS.into_iter().filter(move |(_, part)| with_importance || *part != StatePart::Importance)
-}
-
-/// The tensors of a checkpoint: the weights, then the state, part by part, as several ranks put one together at a time.
-struct StateTensors {
-    /// Name, type and shape.
-    heads: Vec<(String, Dtype, Vec<usize>)>,
-    parts: Vec<(&'static str, StatePart)>,
-}
-
-impl StateTensors {
-    fn of(trainer: &Trainer, with_importance: bool) -> Self {
-        let parts: Vec<_> = state_parts(with_importance).collect();
-        let length = trainer.layout().len();
-        let mut heads = vec![("weights".to_owned(), Dtype::F32, vec![length])];
-        heads.extend(parts.iter().map(|&(name, part)| {
-            let (stored, length) = trainer.state_form(part);
-            let dtype = match stored {
-                MomentType::F32 => Dtype::F32,
-                MomentType::Bf16 => Dtype::BF16,
-            };
-            (name.to_owned(), dtype, vec![length])
-        }));
-        Self { heads, parts }
+/// The parts of the state that a training's checkpoints have.
+fn parts_of(training: &str) -> &'static [StatePart] {
+    match has_importance(training) {
+        true => &[StatePart::FirstMoment, StatePart::SecondMoment, StatePart::Importance],
+        false => &[StatePart::FirstMoment, StatePart::SecondMoment],
     }
-
-    fn bytes(&self) -> u64 {
-        let bytes = |(_, dtype, shape): &(String, Dtype, Vec<usize>)| shape[0] * dtype.bitsize() / 8;
-        self.heads.iter().map(|head| bytes(head) as u64).sum()
-    }
-
-    fn write(&self, file: &mut FileWriter, trainer: &mut Trainer) -> Result<()> {
-        let heads = self.heads.iter().map(|(name, dtype, shape)| (name, *dtype, shape));
-        let mut writer = TensorWriter::begin(file, heads, None)?;
-        writer.write(&tensor("weights", StateView::F32(trainer.weights()?)))?;
-        for &(name, part) in &self.parts {
-            writer.write(&tensor(name, trainer.state(part)?))?;
-        }
-        Ok(())
-    }
-}
-
-fn tensor<'a>(name: &str, values: StateView<'a>) -> NamedTensor<'a> {
-    let data = match values {
-        StateView::F32(values) => TensorData::Floats(values, WeightType::F32),
-        StateView::Bf16(values) => TensorData::Bf16(values),
-    };
-    NamedTensor { name: name.to_owned(), shape: vec![values.len()], data }
 }
 
 #[cfg(test)]
@@ -400,11 +324,11 @@ mod tests {
     /// Four checkpoints of 100 bytes.
     fn four() -> (tempfile::TempDir, Checkpoints) {
         let run = tempfile::tempdir().unwrap();
-        let checkpoints = Checkpoints::new(run.path(), 4, &Device::cpu(None).unwrap());
+        let checkpoints = Checkpoints::new(run.path(), 4, &Device::cpu(None).unwrap(), false);
         for step in [3, 20, 100, 1000] {
             let folder = checkpoints.folder.join("integrate").join(step_name(step));
             files::create_folders(&folder).unwrap();
-            fs::write(folder.join(TENSORS), [0; 100]).unwrap();
+            fs::write(folder.join("state.safetensors"), [0; 100]).unwrap();
         }
         (run, checkpoints)
     }

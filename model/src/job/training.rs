@@ -256,7 +256,7 @@ impl Session<'_> {
         self.tell_removed(key, &removed);
         self.save_progress()?;
         self.observer.event(Event::Checkpoint { step: state.step });
-        require_fit(self.job, self.trainer.weights()?)
+        require_fit(self.job, &mut self.trainer)
     }
 
     /// A hash of the frozen coordinates' bits.

@@ -2,12 +2,10 @@
 
 use std::path::Path;
 
-use cpift_engine::View;
-
 use super::Job;
 use super::models::RunModels;
 use super::trainings::accumulated;
-use crate::checkpoint::{Checkpoint, WeightType, too_large_for};
+use crate::checkpoint::{Checkpoint, WeightType};
 use crate::error::{Error, Result};
 use crate::recipe::{Recipe, SaveDtype};
 use crate::stages::models::TaskModels;
@@ -18,8 +16,8 @@ use crate::trainer::{Setup, Trainer};
 ///
 /// # Errors
 /// Naming the weight.
-pub fn require_fit(job: &Job, weights: View<'_, f32>) -> Result<()> {
-    match find_too_large(job, weights)? {
+pub fn require_fit(job: &Job, trainer: &mut Trainer) -> Result<()> {
+    match trainer.too_large_for(weight_type(job))? {
         Some(reason) => Err(Error::Job(format!(
             "in training {reason}, the `model.dtype` that the final model is to be written with: continue with \
              --resume and model.dtype = \"f32\" or \"bf16\""
@@ -48,19 +46,19 @@ pub fn open_trainer(job: &Job) -> Result<Trainer> {
     for (index, task) in inputs.tasks.iter().enumerate() {
         if let Some(model) = &task.model {
             models.read_weights(index, trainer.weights_mut()?)?;
-            require_fit_of_input(job, trainer.weights()?, model)?;
+            require_fit_of_input(job, &mut trainer, model)?;
         }
     }
     models.read_base(trainer.weights_mut()?)?;
     if let Some(checkpoint) = &inputs.base.checkpoint {
-        require_fit_of_input(job, trainer.weights()?, checkpoint)?;
+        require_fit_of_input(job, &mut trainer, checkpoint)?;
     }
     Ok(trainer)
 }
 
 /// Fails when a weight of a model that the job starts from is too large for the final model's number type.
-fn require_fit_of_input(job: &Job, weights: View<'_, f32>, model: &Checkpoint) -> Result<()> {
-    let Some(reason) = find_too_large(job, weights)? else { return Ok(()) };
+fn require_fit_of_input(job: &Job, trainer: &mut Trainer, model: &Checkpoint) -> Result<()> {
+    let Some(reason) = trainer.too_large_for(weight_type(job))? else { return Ok(()) };
     let file = model.files().next().unwrap_or(Path::new("model"));
     let reason = format!("{reason}, which the final model is to be written as: use \"f32\" or \"bf16\"");
     Err(Error::setting("model.dtype", format!("{}: {reason}", file.display())))
@@ -78,9 +76,4 @@ pub fn weight_type_of(recipe: &Recipe) -> WeightType {
         SaveDtype::Bf16 => WeightType::BF16,
         SaveDtype::F16 => WeightType::F16,
     }
-}
-
-/// The first weight that is too large for the final model's number type, as words for a message.
-fn find_too_large(job: &Job, weights: View<'_, f32>) -> Result<Option<String>> {
-    job.device.scope(|| too_large_for(weight_type(job), &job.inputs.layout, weights))
 }

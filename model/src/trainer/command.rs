@@ -4,11 +4,14 @@ use cpift_engine::Ranks;
 use cpift_engine::ops::adamw::{Hyper, ImportanceKind};
 use serde::{Deserialize, Serialize};
 
+use super::state_file::RangeOrder;
 use super::{Setup, StatePart, Update};
 use crate::batch::Batch;
+use crate::checkpoint::WeightType;
 use crate::compute::ComputeType;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::files::TestFile;
 use crate::state_type::StateType;
 use crate::transformer::Recompute;
 
@@ -33,6 +36,12 @@ pub enum Command {
     Gather(StatePart),
     /// [`Trainer::set_state`](super::Trainer::set_state).
     Take(StatePart),
+    /// Says whether this rank sees a file.
+    LookFor(TestFile),
+    /// Writes the own range of a checkpoint.
+    WriteRange(RangeOrder),
+    /// Says whether a weight of the own range is too large for a number type.
+    FindTooLarge(WeightType),
     /// The job is over.
     End,
 }

@@ -9,6 +9,7 @@ pub mod agreement;
 mod command;
 mod shard;
 mod state;
+mod state_file;
 mod worker;
 
 use std::ops::Range;

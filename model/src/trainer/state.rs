@@ -1,7 +1,8 @@
-//! The optimizer's state, part by part: for checkpoints, whose form is the same however many ranks there are.
+//! The optimizer's state, part by part.
 //!
 //! Several ranks have a range each. Rank 0 has a part put together, or dealt, in the memory of the gradients, which mean
-//! nothing between steps; so it needs no more memory than it has, and checkpoints are files of its alone.
+//! nothing between steps; so it needs no more memory than it has. Checkpoints need nothing put together where each rank can
+//! write its range (`state_file.rs`).
 
 use cpift_engine::ops::adamw::{
     AdamW, ImportanceKind, MomentType, Moments, MomentsView, StateMut, StateView,
@@ -23,6 +24,17 @@ pub enum StatePart {
     SecondMoment,
     /// Importance accumulated so far; nothing where none is.
     Importance,
+}
+
+impl StatePart {
+    /// Its name in a file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FirstMoment => "moment1",
+            Self::SecondMoment => "moment2",
+            Self::Importance => "importance",
+        }
+    }
 }
 
 impl Trainer {
@@ -98,7 +110,7 @@ impl Trainer {
 }
 
 /// What a rank has of a part.
-fn own_state(optimizer: &AdamW, part: StatePart) -> StateView<'_> {
+pub(super) fn own_state(optimizer: &AdamW, part: StatePart) -> StateView<'_> {
     if part == StatePart::Importance {
         return optimizer.importance();
     }

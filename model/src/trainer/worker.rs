@@ -30,6 +30,9 @@ pub fn work(device: &Device, ranks: &Ranks) -> Result<()> {
             }
             Command::Gather(part) => trainer.gather(part)?,
             Command::Take(part) => trainer.take(part)?,
+            Command::LookFor(file) => drop(trainer.look_for(&file)?),
+            Command::WriteRange(order) => drop(trainer.write_range(&order, || ())?),
+            Command::FindTooLarge(dtype) => drop(trainer.find_too_large(dtype)?),
             Command::End => return Ok(()),
         }
         // A failure of the device is this rank's to say, before it waits for the next.

@@ -1,0 +1,101 @@
+//! Folders that several processes write into, on machines that may share a file system or not.
+
+use std::fs;
+use std::path::{self, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::folder::write_file;
+use super::{
+    FileWriter, ManifestEntry, parent, require_writable, temporary_name, unique_suffix, unless_gone,
+    write_error,
+};
+use crate::error::{Error, FileAction, Result};
+
+/// A small file with a content that no other has, which other processes look for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TestFile {
+    path: PathBuf,
+    content: String,
+}
+
+impl TestFile {
+    /// Whether this process sees the file and can write beside it.
+    pub fn is_seen(&self) -> bool {
+        let content = fs::read_to_string(&self.path);
+        content.is_ok_and(|content| content == self.content) && require_writable(parent(&self.path)).is_ok()
+    }
+}
+
+/// What `ask` says while a test file is in `folder`. None where the folder has a name that is not UTF-8, which cannot be told to
+/// other processes.
+///
+/// # Errors
+/// Those of `ask`, or the system's, naming the folder.
+pub fn with_test_file<T>(folder: &Path, ask: impl FnOnce(&TestFile) -> Result<T>) -> Result<Option<T>> {
+    let path = absolute(folder)?.join(temporary_name("seen"));
+    if path.to_str().is_none() {
+        return Ok(None);
+    }
+    let file = TestFile { path, content: unique_suffix() };
+    fs::write(&file.path, &file.content).map_err(write_error(folder, FileAction::WriteInto))?;
+    let answer = ask(&file);
+    let removed = unless_gone(fs::remove_file(&file.path));
+    let answer = answer?;
+    removed.map_err(Error::file(&file.path, FileAction::Remove))?;
+    Ok(Some(answer))
+}
+
+/// A folder under construction, for other processes that see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedFolder {
+    /// Absolute: processes may work in different folders.
+    temporary: PathBuf,
+    /// For messages.
+    destination: PathBuf,
+}
+
+impl SharedFolder {
+    pub(super) fn new(temporary: &Path, destination: &Path) -> Result<Self> {
+        Ok(Self { temporary: absolute(temporary)?, destination: destination.to_owned() })
+    }
+
+    /// Writes a file, a plain name, which [`AtomicFolder::add`](super::AtomicFolder::add) makes one of the folder's.
+    ///
+    /// # Errors
+    /// `write`'s own, or the system's; nothing of the file is then left.
+    pub fn write(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut FileWriter) -> Result<()>,
+    ) -> Result<ManifestEntry> {
+        write_file(&self.temporary, &self.destination, name, write)
+    }
+}
+
+/// A path that does not depend on the folder that a process works in. Links stay as they are: on another machine they may
+/// lead elsewhere.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    path::absolute(path).map_err(Error::file(path, FileAction::Read))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_file_is_seen_while_it_is_there_and_is_what_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let asked = with_test_file(folder.path(), |file| {
+            assert!(file.is_seen());
+            let another = TestFile { content: "another".to_owned(), ..file.clone() };
+            assert!(!another.is_seen());
+            Ok(file.clone())
+        });
+        assert!(!asked.unwrap().unwrap().is_seen());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        let failed = with_test_file(folder.path(), |_| Err::<(), _>(Error::Job("failed".to_owned())));
+        assert_eq!(failed.unwrap_err().to_string(), "failed");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
