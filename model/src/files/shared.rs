@@ -81,7 +81,31 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{AtomicFolder, Manifest, Verify};
     use super::*;
+
+    #[test]
+    fn what_another_process_writes_becomes_a_file_of_the_folder() {
+        let run = tempfile::tempdir().unwrap();
+        let destination = run.path().join("folder");
+        let mut folder = AtomicFolder::create(&destination).unwrap();
+        let shared = folder.shared().unwrap();
+        let file = shared.write("part", |file| file.put(b"of another")).unwrap();
+        folder.add(file.clone()).unwrap();
+        assert!(folder.add(file.clone()).is_err(), "it is there twice");
+        let shorter = ManifestEntry { name: "other".to_owned(), ..file.clone() };
+        shared.write("other", |file| file.put(b"short")).unwrap();
+        assert!(folder.add(shorter).unwrap_err().to_string().contains("5 bytes long"));
+        assert!(folder.add(ManifestEntry { name: "none".to_owned(), ..file }).is_err());
+        folder.commit().unwrap();
+        let manifest = Manifest::verify(&destination, Verify::Contents).unwrap();
+        assert_eq!(manifest.files.len(), 1);
+        // One that is given up leaves nothing.
+        let folder = AtomicFolder::create(&run.path().join("other")).unwrap();
+        folder.shared().unwrap().write("part", |file| file.put(b"of another")).unwrap();
+        drop(folder);
+        assert_eq!(fs::read_dir(run.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn a_test_file_is_seen_while_it_is_there_and_is_what_it_was() {

@@ -6,10 +6,11 @@ use super::Trainer;
 use super::command::Command;
 use crate::error::{Error, Result};
 
-/// Works for rank 0, which runs a job, until that is over. Files are rank 0's: everything else comes from it.
+/// Works for rank 0, which runs a job, until that is over. Files are rank 0's, but for this rank's part of checkpoints:
+/// everything else comes from it.
 ///
 /// # Errors
-/// Memory runs out, the device fails, or another rank has ended.
+/// Memory runs out, the device fails, a part of a checkpoint cannot be written, or another rank has ended.
 pub fn work(device: &Device, ranks: &Ranks) -> Result<()> {
     let mut trainer = match Command::receive(ranks)? {
         Command::Open(order) => Trainer::open(device, &order.into_setup()?, ranks)?,
