@@ -49,7 +49,7 @@ fn small_with(changes: &[(&str, Value)]) -> (SmallJob, Recipe) {
     (job, recipe)
 }
 
-/// A rank that does something to what rank 0 has sent.
+/// A rank that does something to what rank 0 sends: rank 0 before that, another behind it.
 struct Altered<F> {
     ranks: Ranks,
     alter: F,
@@ -83,8 +83,13 @@ impl<F: Fn(&mut [u8]) + Send + Sync> Collective for Altered<F> {
     }
 
     fn broadcast(&self, bytes: &mut [u8]) -> cpift_engine::Result<()> {
+        if self.rank() == 0 {
+            (self.alter)(bytes);
+        }
         self.ranks.broadcast_slice(bytes)?;
-        (self.alter)(bytes);
+        if self.rank() > 0 {
+            (self.alter)(bytes);
+        }
         Ok(())
     }
 
