@@ -214,12 +214,15 @@ fn a_folder_that_a_rank_does_not_see_is_said() {
     assert!(names(&job.path("all")).iter().all(|name| !name.contains("partial")));
 }
 
+/// What is done to a checkpoint's folder.
+type Damage<'a> = &'a dyn Fn(&Path);
+
 #[test]
 fn a_damaged_or_missing_part_is_passed_over_and_parts_of_others_are_refused() {
     let (job, recipe) = small();
     run(&job, (&recipe, "whole"), 2, &OPTIONS, &mut Silent).0.unwrap();
     run(&job, (&recipe, "run"), 2, &OPTIONS, &mut stopped(2)).0.unwrap_err();
-    let go_on = |name: &str, damage: &dyn Fn(&Path)| {
+    let go_on = |name: &str, damage: Damage<'_>| {
         cpift_tests::folders::copy(&job.path("run"), &job.path(name));
         damage(&job.path(name).join(TRAINING).join("step-00000002"));
         let mut told = Meddler::new(usize::MAX, || ());
@@ -232,7 +235,7 @@ fn a_damaged_or_missing_part_is_passed_over_and_parts_of_others_are_refused() {
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(folder.join(part), bytes).unwrap();
     };
-    let damages: [(&str, &dyn Fn(&Path)); 2] =
+    let damages: [(&str, Damage<'_>); 2] =
         [("damaged", &flip), ("missing", &|folder| fs::remove_file(folder.join(part)).unwrap())];
     for (name, damage) in damages {
         let (report, notices) = go_on(name, damage);
@@ -258,7 +261,7 @@ fn a_damaged_or_missing_part_is_passed_over_and_parts_of_others_are_refused() {
     let none_before = |folder: &Path| edit(folder, &|manifest| drop(manifest.files.remove(0)));
     let twice = |folder: &Path| edit(folder, &|manifest| manifest.files.push(manifest.files[1].clone()));
     let none = |folder: &Path| edit(folder, &|manifest| drop(manifest.files.drain(0..2)));
-    let others: [(&str, &dyn Fn(&Path), &str); 5] = [
+    let others: [(&str, Damage<'_>, &str); 5] = [
         ("nonsense", &nonsense, "not a range of the"),
         ("behind", &none_behind, "names files with"),
         ("before", &none_before, "the files before it end at 0"),
