@@ -4,8 +4,9 @@
 //! [`Command`]s, in order. The list is then run as a whole: by a [`Graph`] that was made from an earlier
 //! list of the same kernels and shapes, in which only what differs is replaced (learning rate, addresses,
 //! tiles of documents), or command by command when such a list comes for the first time. So a step costs one
-//! launch a micro-batch instead of some 50 a layer, and nothing of what changes from step to step has to be
-//! known here: of two steps on batches of one shape the launch of AdamW alone differs.
+//! launch a micro-batch instead of some 50 a layer (one a bucket of gradients, where these are sent meanwhile), and
+//! nothing of what changes from step to step has to be known here: of two steps on batches of one shape the launch of
+//! AdamW alone differs.
 //!
 //! Whatever cannot wait runs the commands so far first: reading memory back, waiting, and overwriting from the
 //! host what a command uses (the tokens of the next micro-batch). Memory that is given back meanwhile is kept for
@@ -27,8 +28,11 @@ use super::{Backend, Stream, lock};
 use crate::buffer::Placement;
 use crate::error::{Error, Result};
 
-/// Commands of all lists whose graphs are kept: a few micro-batches of different shapes, of a model of a hundred layers.
-const MAX_CACHED: usize = 1 << 15;
+/// Lists of commands whose graphs are kept: micro-batches of a few shapes, and the step's end.
+const MAX_CACHED: usize = 8;
+/// More are kept while they have no more commands than this together: where sums of gradients are sent in between, the list of
+/// a micro-batch is one for each bucket of some layers.
+const MAX_COMMANDS: usize = 1 << 13;
 /// Fewer commands than this are not worth a graph.
 const MIN_COMMANDS: usize = 4;
 
@@ -240,7 +244,7 @@ impl Recorder {
         let Some((_, place)) = all.iter().enumerate().filter_map(differences).min() else {
             self.run_one_by_one(&commands)?;
             let kept = |all: &[CachedGraph]| all.iter().map(|cached| cached.commands.len()).sum::<usize>();
-            while !all.is_empty() && kept(&all) + commands.len() > MAX_CACHED {
+            while all.len() >= MAX_CACHED && kept(&all) + commands.len() > MAX_COMMANDS {
                 all.remove(0);
             }
             all.push(CachedGraph { commands, graph: None });

@@ -73,7 +73,7 @@ pub trait Collective: Send + Sync + std::fmt::Debug {
     /// Another rank has ended.
     fn broadcast(&self, bytes: &mut [u8]) -> Result<()>;
 
-    /// Returns when all ranks have called it.
+    /// Returns when all ranks have called it. To wait for it for long does not keep a core busy.
     ///
     /// # Errors
     /// Another rank has ended.

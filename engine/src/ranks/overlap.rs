@@ -13,8 +13,8 @@ use crate::device::Device;
 use crate::error::{Error, Result, check};
 use crate::ops::gradients::GradientsMut;
 
-/// A reduce-scatter under way, of which the last buckets are sent first. What was sent is borrowed for `'g`, in which the
-/// device comes to the end of it.
+/// A reduce-scatter under way, of which the last buckets are sent first. What was sent stays borrowed for `'g`, which is longer
+/// than until the device's stream waits for it.
 pub struct OverlappedReduceScatter<'g> {
     ranks: Ranks,
     /// What each rank owns.
@@ -23,7 +23,7 @@ pub struct OverlappedReduceScatter<'g> {
     buckets: Vec<Range<usize>>,
     /// Whether the device's stream does not wait yet for what was sent.
     is_under_way: bool,
-    /// Neither longer nor shorter: for that the lifetime stands on both sides.
+    /// Invariant in `'g`: what is sent has to be borrowed for that long.
     sent: PhantomData<&'g mut &'g mut [f32]>,
 }
 
@@ -72,11 +72,10 @@ impl<'g> OverlappedReduceScatter<'g> {
     /// Gradients that are in bf16, or in memory that NCCL does not carry; what driver or NCCL say.
     pub fn send_from(&mut self, gradients: &mut GradientsMut<'g>, first: usize) -> Result<()> {
         while let Some(bucket) = self.buckets.pop_if(|bucket| bucket.start >= first) {
-            let values = gradients.split_off(bucket.start)?;
-            check("overlapped reduce-scatter", values.len() == bucket.len(), || {
-                format!("{} gradients are left at bucket {bucket:?}", values.len())
+            check("overlapped reduce-scatter", gradients.len() == bucket.end, || {
+                format!("{} gradients are left at bucket {bucket:?}", gradients.len())
             })?;
-            self.send(values, &bucket)?;
+            self.send(gradients.split_off(bucket.start)?, &bucket)?;
         }
         Ok(())
     }
@@ -103,16 +102,18 @@ impl<'g> OverlappedReduceScatter<'g> {
     /// Has what is queued from now on run behind what was sent.
     fn wait(&mut self) -> Result<()> {
         let nccl = self.ranks.shared.as_ref().and_then(|shared| shared.nccl.as_ref());
-        match nccl.filter(|_| std::mem::take(&mut self.is_under_way)) {
-            Some(nccl) => nccl.wait_for_side_stream(),
-            None => Ok(()),
+        match nccl {
+            Some(nccl) if self.is_under_way => {
+                self.is_under_way = false;
+                nccl.wait_for_side_stream()
+            }
+            _ => Ok(()),
         }
     }
 }
 
 impl Drop for OverlappedReduceScatter<'_> {
-    /// However the work has ended: gradients are not freed before the device has come to the end of what was sent. Where the
-    /// driver fails to wait it does nothing any more.
+    /// However the work has ended: gradients are not freed before what was sent has run.
     fn drop(&mut self) {
         let _ = self.wait();
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::write_file;
 use super::{
-    FileWriter, ManifestEntry, parent, require_writable, temporary_name, unique_suffix, unless_gone,
+    FileWriter, ManifestEntry, create_folders, parent, require_writable, temporary_name, unique_suffix,
     write_error,
 };
 use crate::error::{Error, FileAction, Result};
@@ -27,23 +27,23 @@ impl TestFile {
     }
 }
 
-/// What `ask` says while a test file is in `folder`. None where the folder has a name that is not UTF-8, which cannot be told to
-/// other processes.
+/// What `ask` says while a test file is in a folder that this process has just made in `folder`. None where that has a name that
+/// is not UTF-8, which cannot be told to other processes.
 ///
 /// # Errors
 /// Those of `ask`, or the system's, naming the folder.
 pub fn with_test_file<T>(folder: &Path, ask: impl FnOnce(&TestFile) -> Result<T>) -> Result<Option<T>> {
-    let path = absolute(folder)?.join(temporary_name("seen"));
-    if path.to_str().is_none() {
+    let inner = absolute(folder)?.join(temporary_name("seen"));
+    if inner.to_str().is_none() {
         return Ok(None);
     }
-    let file = TestFile { path, content: unique_suffix() };
-    fs::write(&file.path, &file.content).map_err(write_error(folder, FileAction::WriteInto))?;
-    let answer = ask(&file);
-    let removed = unless_gone(fs::remove_file(&file.path));
-    let answer = answer?;
-    removed.map_err(Error::file(&file.path, FileAction::Remove))?;
-    Ok(Some(answer))
+    create_folders(&inner)?;
+    let file = TestFile { path: inner.join("file"), content: unique_suffix() };
+    let written = fs::write(&file.path, &file.content).map_err(write_error(folder, FileAction::WriteInto));
+    let answer = written.and_then(|()| ask(&file));
+    // What is asked for is known: what stays is small, and does no harm.
+    let _ = fs::remove_dir_all(&inner).and_then(|()| fs::remove_dir(folder));
+    answer.map(Some)
 }
 
 /// A folder under construction, for other processes that see it.
@@ -109,17 +109,20 @@ mod tests {
 
     #[test]
     fn a_test_file_is_seen_while_it_is_there_and_is_what_it_was() {
-        let folder = tempfile::tempdir().unwrap();
-        let asked = with_test_file(folder.path(), |file| {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("checkpoint");
+        let asked = with_test_file(&folder, |file| {
             assert!(file.is_seen());
             let another = TestFile { content: "another".to_owned(), ..file.clone() };
             assert!(!another.is_seen());
             Ok(file.clone())
         });
         assert!(!asked.unwrap().unwrap().is_seen());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        let failed = with_test_file(folder.path(), |_| Err::<(), _>(Error::Job("failed".to_owned())));
+        assert!(!folder.exists());
+        // One that others use stays.
+        fs::create_dir_all(folder.join("probe")).unwrap();
+        let failed = with_test_file(&folder, |_| Err::<(), _>(Error::Job("failed".to_owned())));
         assert_eq!(failed.unwrap_err().to_string(), "failed");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
     }
 }

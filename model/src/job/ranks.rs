@@ -1,8 +1,33 @@
-//! What several ranks ask of a recipe.
+//! What several ranks ask of a recipe, and of a run that others began.
 
+use cpift_engine::Device;
+
+use super::Job;
 use super::trainings::sections;
+use crate::counts::counted;
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
+
+/// What a person should know where a run goes on with another number of ranks or threads than the process before had.
+pub fn other_processes(job: &Job, (ranks, threads): (u64, u64)) -> Option<String> {
+    let now = job.ranks.size() as u64;
+    // A GPU has no threads.
+    if ranks == now && !matches!(job.device, Device::Cpu(_)) {
+        return None;
+    }
+    let (begun, continued, remedy) = match ranks == now {
+        true => (
+            counted(threads, "thread"),
+            job.device.threads().to_string(),
+            format!("--threads {threads} keeps them"),
+        ),
+        false => (counted(ranks, "rank"), now.to_string(), "as many as before keep them".to_owned()),
+    };
+    Some(format!(
+        "{}: begun with {begun}, continued with {continued}: results may differ in the last bits; {remedy}",
+        job.out.display(),
+    ))
+}
 
 /// Fails unless so many ranks can train by a recipe.
 ///

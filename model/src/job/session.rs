@@ -4,19 +4,18 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use cpift_engine::Device;
-
 use super::identity::RunIdentity;
 use super::inputs::{Task, sampler};
 use super::measured::{ANSWERS_KEPT, KeptAnswers, Scores, read_scores};
 use super::models::RunModels;
-use super::names::{ANSWERS, FINAL, PROGRESS, RECIPE, REPORT, RESULT, RESULT_TEXT, SCORES, origin_of};
+use super::names::{
+    ANSWERS, CHECKPOINTS, FINAL, PROGRESS, RECIPE, REPORT, RESULT, RESULT_TEXT, SCORES, origin_of,
+};
 use super::record::{FinalReport, RunProgress};
 use super::state::Checkpoints;
 use super::weights::{open_trainer, weight_type};
-use super::{Job, card, identity, record, seal};
+use super::{Job, card, identity, ranks, record, seal};
 use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, add_model};
-use crate::counts::counted;
 use crate::data::{CacheUse, Sampler, Source};
 use crate::error::{Error, FileAction, Result};
 use crate::evaluation::{Request, RowScores};
@@ -88,34 +87,16 @@ impl<'a> Session<'a> {
         let hub = record::hub_sources(&job.recipe, &job.inputs);
         let probe = job.probe_run.as_ref().map(|probe| probe.name.as_str());
         let other = record::add_process(run, &job.plan, &job.device, job.ranks.size(), hub, probe)?;
-        let now = job.ranks.size() as u64;
-        // A GPU has no threads.
-        let matters = |&(ranks, _): &(u64, u64)| ranks != now || matches!(job.device, Device::Cpu(_));
-        if let Some((ranks, threads)) = other.filter(matters) {
-            let (begun, continued, remedy) = match ranks == now {
-                true => (
-                    counted(threads, "thread"),
-                    job.device.threads().to_string(),
-                    format!("--threads {threads} keeps them"),
-                ),
-                false => (counted(ranks, "rank"), now.to_string(), "as many as before keep them".to_owned()),
-            };
-            let text = format!(
-                "{}: begun with {begun}, continued with {continued}: results may differ in the last bits; {remedy}",
-                run.display(),
-            );
+        if let Some(text) = other.and_then(|before| ranks::other_processes(job, before)) {
             observer.event(Event::Notice(&text));
         }
         if job.resume && is_new && probe.is_none() {
             let text = format!("{}: there is no run to continue: a new one is begun", run.display());
             observer.event(Event::Notice(&text));
         }
-        let without = trainer.first_without(run)?;
-        if let Some(rank) = without {
-            let text = format!(
-                "{}: rank {rank} does not see this folder: checkpoints are gathered and written by rank 0 alone",
-                run.display()
-            );
+        let not_by_all = trainer.not_seen_by_all(&run.join(CHECKPOINTS))?;
+        if let Some(reason) = &not_by_all {
+            let text = format!("{}: {reason}: rank 0 writes checkpoints alone", run.display());
             observer.event(Event::Notice(&text));
         }
         let keep = job.recipe.checkpoint.keep;
@@ -124,7 +105,7 @@ impl<'a> Session<'a> {
             observer,
             trainer,
             metrics,
-            checkpoints: Checkpoints::new(run, keep, &job.device, without.is_none()),
+            checkpoints: Checkpoints::new(run, keep, &job.device, not_by_all.is_none()),
             scores,
             answers,
             identity,

@@ -66,7 +66,7 @@ pub struct Checkpoints {
     /// Files are read and hashed on its threads.
     device: Device,
     /// Whether all ranks see the run folder, so that each writes its range.
-    is_shared: bool,
+    seen_by_all: bool,
     /// The step of the best weights that the newest checkpoint names.
     named_best: Cell<Option<u64>>,
 }
@@ -75,9 +75,9 @@ const STATE: &str = "state.json";
 
 impl Checkpoints {
     /// Checkpoints in the run folder `run`, which all ranks see or not; `keep` of each training are kept.
-    pub fn new(run: &Path, keep: usize, device: &Device, is_shared: bool) -> Self {
+    pub fn new(run: &Path, keep: usize, device: &Device, seen_by_all: bool) -> Self {
         let (folder, named_best) = (run.join(CHECKPOINTS), Cell::new(None));
-        Self { folder, keep: keep.max(1), device: device.clone(), is_shared, named_best }
+        Self { folder, keep: keep.max(1), device: device.clone(), seen_by_all, named_best }
     }
 
     /// Name of a checkpoint in the run folder.
@@ -116,7 +116,7 @@ impl Checkpoints {
         // Killed before the new one is whole, the training begins again where all of the older ones had to go.
         let removed = self.make_room(training, trainer.state_bytes(parts) + SMALL_FILES, 0)?;
         let mut writing = AtomicFolder::create(&destination)?;
-        trainer.write_state(&mut writing, parts, self.is_shared)?;
+        trainer.write_state(&mut writing, parts, self.seen_by_all)?;
         writing.write_json(STATE, &state)?;
         writing.commit_as(origin)?;
         let mut all = self.list(training)?;
@@ -177,7 +177,7 @@ impl Checkpoints {
         // Those that no checkpoint names are written again by a run that is continued.
         self.forget_other_bests(training, None)?;
         let mut writing = AtomicFolder::create(&destination)?;
-        trainer.write_state(&mut writing, &[], self.is_shared)?;
+        trainer.write_state(&mut writing, &[], self.seen_by_all)?;
         writing.commit_as(Origin { place: Self::best_place(training, step), ..origin })?;
         self.forget_other_bests(training, Some(step))
     }

@@ -43,11 +43,11 @@ pub struct RangeOrder {
 }
 
 impl Trainer {
-    /// The first rank that does not see a folder, or cannot write into it; none where all do.
+    /// Why not all ranks can write into a folder, as words for a message; none where all can.
     ///
     /// # Errors
     /// This rank cannot write into it, or another rank has ended.
-    pub fn first_without(&self, folder: &Path) -> Result<Option<usize>> {
+    pub fn not_seen_by_all(&self, folder: &Path) -> Result<Option<String>> {
         if self.ranks.is_alone() {
             return Ok(None);
         }
@@ -55,7 +55,13 @@ impl Trainer {
             self.tell(Command::LookFor(file.clone()))?;
             self.look_for(file)
         });
-        Ok(asked?.unwrap_or(Some(1)))
+        Ok(match asked? {
+            Some(Some(rank)) => {
+                Some(format!("rank {rank} does not see this folder, or cannot write into it"))
+            }
+            Some(None) => None,
+            None => Some("the name of this folder is not UTF-8, and other ranks cannot be told".to_owned()),
+        })
     }
 
     /// The first rank that does not see a file.
@@ -109,7 +115,7 @@ impl Trainer {
         (weights + parts.iter().map(of_part).sum::<usize>()) as u64
     }
 
-    /// Adds the weights and these parts of the state to a folder under construction. Where all ranks see it (`is_shared`), each
+    /// Adds the weights and these parts of the state to a folder under construction. Where all ranks see it (`seen_by_all`), each
     /// writes its range, and nothing is gathered; else rank 0 writes one file.
     ///
     /// # Errors
@@ -119,9 +125,9 @@ impl Trainer {
         &mut self,
         folder: &mut AtomicFolder,
         parts: &[StatePart],
-        is_shared: bool,
+        seen_by_all: bool,
     ) -> Result<()> {
-        if self.ranks.is_alone() || !is_shared {
+        if self.ranks.is_alone() || !seen_by_all {
             return folder.write(SINGLE, |file| self.write_whole(file, parts));
         }
         // Those that were read are not on the other ranks before the next step.

@@ -54,8 +54,7 @@ pub struct BatchLimits {
     pub documents: usize,
 }
 
-/// Fewer gradients than this are not sent by themselves while others are computed: 32 MiB, as in PyTorch's
-/// DistributedDataParallel. Of a small model an eighth.
+/// Fewer gradients than this, 32 MiB, are not sent by themselves while others are computed; of a small model an eighth.
 const LEAST_BUCKET: usize = 8 << 20;
 
 /// Gradients to add to, and where they are handed over when they are final.
@@ -221,8 +220,8 @@ impl<T: Real> Transformer<T> {
         self.loss_and_sums(weights, batch, scale, (gradients.into(), None), losses)
     }
 
-    /// [`Transformer::loss_and_gradients`], after which the gradients are final: they are handed over to be summed over ranks,
-    /// in [buckets](Transformer::gradient_buckets), while others are still computed.
+    /// [`Transformer::loss_and_gradients`]. Where there is somebody to hand them to, the gradients are final after it, and are
+    /// summed over ranks in [buckets](Transformer::gradient_buckets) while others are still computed.
     ///
     /// # Errors
     /// As that, and [`OverlappedReduceScatter::send_from`].
@@ -238,7 +237,7 @@ impl<T: Real> Transformer<T> {
         device.scope(|| self.loss_and_sums_in_scope(weights, batch, scale, sums, losses))
     }
 
-    /// What of the gradients is final together; the last first.
+    /// What of the gradients is final together, in the order of the layout; the backward pass comes to the last first.
     pub fn gradient_buckets(&self) -> Vec<Range<usize>> {
         self.places.buckets(LEAST_BUCKET.min(self.places.length / 8))
     }

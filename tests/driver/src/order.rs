@@ -119,7 +119,7 @@ impl Order {
         self.0.entry(stream).or_default().clock.join(point);
     }
 
-    /// All streams' next work comes after a point, since the host has waited for it.
+    /// Forgets work that is done at a point for which the host has waited: what is queued from then on comes after it.
     pub fn wait_by_host(&mut self, point: &Clock) {
         for (&stream, line) in &mut self.0 {
             let done = line.pending.partition_point(|work| work.number <= point.last(stream));

@@ -21,6 +21,13 @@ impl SideStream {
         Ok(Self(Stream { stream: own, ..stream }))
     }
 
+    /// Waits until all that is queued has run.
+    pub fn synchronize(&self) -> std::result::Result<(), DriverError> {
+        enter(self.0)?;
+        // SAFETY: the stream is alive.
+        unsafe { result::stream::synchronize(self.0.stream) }
+    }
+
     /// To queue in.
     pub fn stream(&self) -> Stream {
         self.0

@@ -133,15 +133,20 @@ impl Nccl {
         })
     }
 
-    /// Has what is queued on the device from now on run behind all that is queued beside it.
+    /// Has what is queued on the device from now on run behind all that is queued beside it. Where the stream cannot wait, the
+    /// host has waited when this returns, unless the device does nothing any more.
     ///
     /// # Errors
     /// What the driver says.
     pub fn wait_for_side_stream(&self) -> Result<()> {
         let side = self.side_stream.stream();
-        self.device.with_stream(&mut |stream| {
+        let waits = self.device.with_stream(&mut |stream| {
             self.clocks().waits.measure(stream, || hold(stream, side)).map_err(failed)
-        })
+        });
+        if waits.is_err() {
+            let _ = self.side_stream.synchronize();
+        }
+        waits
     }
 
     /// Queues: of `ranges` of the f32 at `address` this rank's becomes the sum over all ranks; the others then mean nothing.
