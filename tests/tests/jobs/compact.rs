@@ -51,7 +51,7 @@ fn a_compact_run_continues_to_the_same_bits() {
     for device in
         [Device::cpu(std::num::NonZeroUsize::new(2)).unwrap(), Device::from_name("emulated", None).unwrap()]
     {
-        let job = SmallJob::new().brief().on(device);
+        let job = SmallJob::with_model(&[("num_hidden_layers", 1)]).brief().on(device);
         let few =
             [("probe.steps", json!(2)), ("integrate.steps", json!(4)), ("integrate.frozen", json!("all"))];
         let recipe = job.recipe(&compact(&few));

@@ -122,8 +122,8 @@ impl Observer for Scales {
 /// Exact and compact, with probes and without.
 #[test]
 fn the_run_folder_takes_what_is_planned() {
-    let job =
-        SmallJob::with_model(&[("hidden_size", 192), ("intermediate_size", 768), ("num_hidden_layers", 4)]);
+    let shape = [("hidden_size", 192), ("intermediate_size", 768), ("num_hidden_layers", 4)];
+    let job = SmallJob::with_model(&shape).brief();
     for (name, memory, keep) in
         [("exact", "exact", true), ("compact", "compact", true), ("few", "compact", false)]
     {

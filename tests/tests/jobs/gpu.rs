@@ -22,7 +22,8 @@ fn losses(job: &SmallJob) -> Vec<f64> {
 }
 
 fn agrees_with_the_cpu(device: Device) {
-    let (cpu, gpu) = (SmallJob::new().brief(), SmallJob::new().brief().on(device));
+    let job = || SmallJob::with_model(&[("num_hidden_layers", 1)]).brief();
+    let (cpu, gpu) = (job(), job().on(device));
     for job in [&cpu, &gpu] {
         job.run(&job.recipe(&[]), "run", false, &mut Silent).unwrap();
     }
@@ -74,13 +75,14 @@ fn cuda_job_agrees_with_the_cpu_at_every_stage() {
 /// In bf16 losses follow those of f32, what is evaluated is what is written, and a run that was stopped ends
 /// with the bits of one that was not: what is computed with is made again from the master weights.
 fn computes_in_bf16(device: Device) {
-    let job = SmallJob::new().brief().on(device.clone());
+    let brief = || SmallJob::with_model(&[("num_hidden_layers", 1)]).brief();
+    let job = brief().on(device.clone());
     let few = [("probe.steps", json!(2)), ("integrate.steps", json!(4))];
     let recipe = job.recipe(&[&few[..], &[("model.precision", json!("bf16"))]].concat());
     let report = job.run(&recipe, "run", false, &mut Silent).unwrap();
     assert!(report.frozen_verified > 0);
 
-    let cpu = SmallJob::new().brief();
+    let cpu = brief();
     cpu.run(&cpu.recipe(&few), "run", false, &mut Silent).unwrap();
     for (step, (bf16, f32)) in losses(&job).iter().zip(losses(&cpu)).enumerate() {
         // Some 30 roundings of 2^-8 on the way to a logit, of which a loss sees a part; later steps start
