@@ -122,7 +122,7 @@ fn replace(bytes: &mut [u8], from: &[u8], to: &[u8]) {
 
 /// Rank 1 of `one` finds other files than rank 0 under the same names, as on another machine.
 fn elsewhere(bytes: &mut [u8]) {
-    replace(bytes, b"/one/.", b"/two/.");
+    replace(bytes, b"/one/checkpoint/.", b"/two/checkpoint/.");
 }
 
 fn stopped(steps: usize) -> Watcher {
