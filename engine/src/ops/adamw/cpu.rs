@@ -32,9 +32,6 @@ trait Stored: Float {
     /// `value`, rounded by the lower 16 of these bits where it has to be.
     fn round(value: f32, bits: u32) -> Self;
 
-    /// The same of a moment, whose gradient was stored in the same type.
-    fn round_moment(value: f32, bits: u32) -> Self;
-
     /// Steps a group, whose weights are split or not.
     #[inline(always)]
     fn step_group<const IMPORTANCE: u8, const MASKED: bool, const SPLIT: bool>(
@@ -51,22 +48,12 @@ impl Stored for f32 {
     fn round(value: f32, _: u32) -> Self {
         value
     }
-
-    #[inline(always)]
-    fn round_moment(value: f32, _: u32) -> Self {
-        value
-    }
 }
 
 impl Stored for bf16 {
     #[inline(always)]
     fn round(value: f32, bits: u32) -> Self {
         bf16::from_bits(round_to_bf16(value, bits).0)
-    }
-
-    #[inline(always)]
-    fn round_moment(value: f32, bits: u32) -> Self {
-        bf16::from_bits(round_result_to_bf16(value, bits).0)
     }
 
     #[inline(always)]
@@ -372,8 +359,8 @@ fn step_lanes<const IMPORTANCE: u8, const MASKED: bool, const SPLIT: bool, S: St
             new_weights[lane] = after.weight;
         }
         let bits = random_bits(index, coefficients.rounding_seed);
-        new_moment1[lane] = S::round_moment(after.moment1, bits);
-        new_moment2[lane] = S::round_moment(after.moment2, bits >> 16);
+        new_moment1[lane] = S::round(after.moment1, bits);
+        new_moment2[lane] = S::round(after.moment2, bits >> 16);
         if IMPORTANCE != NONE {
             new_importance[lane] = S::round(after.importance, third_bits(bits));
         }
