@@ -115,6 +115,10 @@ impl Cuda {
         unsafe { result::ctx::set_current(self.context) }
     }
 
+    fn own_stream(&self) -> Stream {
+        Stream { context: self.context, stream: self.stream }
+    }
+
     /// Lets the pool keep what is freed: buffers of the same sizes come and go every step.
     fn keep_freed_memory(&self) -> std::result::Result<(), DriverError> {
         let mut threshold = u64::MAX;
@@ -330,7 +334,7 @@ impl Backend for Cuda {
 
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
         let failed = |error| self.failed("measuring time", error);
-        let stream = Stream { context: self.context, stream: self.stream };
+        let stream = self.own_stream();
         let (start, end) = (Event::new(stream).map_err(failed)?, Event::new(stream).map_err(failed)?);
         start.record().map_err(failed)?;
         work()?;
@@ -339,7 +343,7 @@ impl Backend for Cuda {
     }
 
     fn stream(&self) -> Option<Stream> {
-        Some(Stream { context: self.context, stream: self.stream })
+        Some(self.own_stream())
     }
 
     fn cache_bytes(&self) -> usize {

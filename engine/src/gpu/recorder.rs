@@ -243,9 +243,9 @@ impl Recorder {
             |(place, known): (usize, &CachedGraph)| Some((known.differences(&commands)?, place));
         let Some((_, place)) = all.iter().enumerate().filter_map(differences).min() else {
             self.run_one_by_one(&commands)?;
-            let kept = |all: &[CachedGraph]| all.iter().map(|cached| cached.commands.len()).sum::<usize>();
-            while all.len() >= MAX_CACHED && kept(&all) + commands.len() > MAX_COMMANDS {
-                all.remove(0);
+            let mut count = commands.len() + all.iter().map(|known| known.commands.len()).sum::<usize>();
+            while all.len() >= MAX_CACHED && count > MAX_COMMANDS {
+                count -= all.remove(0).commands.len();
             }
             all.push(CachedGraph { commands, graph: None });
             return Ok(());

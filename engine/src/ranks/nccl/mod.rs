@@ -3,7 +3,8 @@
 //!
 //! Operations are in place, on ranges that the ranks own: sums by a group of one reduce for each range, since a bucket of
 //! gradients is rarely cut evenly; what is gathered by NCCL's all-gather where all ranges have one length, as those of a model
-//! over a power of two of ranks usually have, else by a group of broadcasts. NCCL adds in an order of its own, which is the same each time for the same ranks on the same machines.
+//! over a power of two of ranks usually have, else by a group of broadcasts. NCCL adds in an order of its own, which is the same
+//! each time for the same ranks on the same machines.
 //!
 //! **Not yet run on hardware**: tests have a stand-in for the library (`tests/driver`).
 
@@ -85,9 +86,7 @@ impl Nccl {
         let mut opened = None;
         device.with_stream(&mut |stream| {
             let met = Communicator::meet(library, unique_id, who, stream).map_err(failed)?;
-            let side_stream = SideStream::beside(stream);
-            let side_stream =
-                side_stream.map_err(|error| failed(format!("a stream: the driver says {error}")))?;
+            let side_stream = SideStream::beside(stream).map_err(|error| failed(of_streams(error)))?;
             opened = Some((Arc::new(met), side_stream));
             Ok(())
         })?;
@@ -263,7 +262,11 @@ fn hold(stream: Stream, other: Stream) -> std::result::Result<(), String> {
         event.record()?;
         event.hold(stream)
     });
-    held.map_err(|error| format!("streams of a device: the driver says {error}"))
+    held.map_err(of_streams)
+}
+
+fn of_streams(error: impl std::fmt::Display) -> String {
+    format!("streams of a device: the driver says {error}")
 }
 
 /// A range of elements behind an address.

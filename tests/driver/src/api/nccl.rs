@@ -1,4 +1,4 @@
-//! The functions of NCCL that the engine calls. The library is found as `libnccl.so.2` by a second link to this one.
+//! The functions of NCCL that the engine calls, and its reduce-scatter. The library is found as `libnccl.so.2` by a second link to this one.
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
