@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use cpift_engine::{Buffer, Device, Mask, Ranks};
 use cpift_model::checkpoint::{Checkpoint, TensorFile};
 use cpift_model::data::Preparation;
-use cpift_model::job::{Job, JobOptions, PairMethod, plan_recipe};
+use cpift_model::job::{Job, JobOptions, Study, plan_recipe};
 use cpift_model::progress::{Event, JobReport, Observer, Plan};
 use cpift_model::recipe::Stage;
 use cpift_model::{Recipe, Result};
@@ -156,7 +156,7 @@ impl SmallJob {
         options: &Options<'_>,
         observer: &mut dyn Observer,
     ) -> Result<JobReport> {
-        let Options { resume, until, probe, probes, pairs, ranks } = *options;
+        let Options { resume, until, probe, probes, study, ranks } = *options;
         let out = self.path(out);
         let options = JobOptions {
             recipe,
@@ -165,7 +165,7 @@ impl SmallJob {
             until,
             probe,
             probes,
-            pairs,
+            study,
             preparation: Preparation::default(),
             ranks,
         };
@@ -188,6 +188,17 @@ impl SmallJob {
         let mut weights = Buffer::zeros(&Device::cpu(None).unwrap(), checkpoint.layout().len()).unwrap();
         checkpoint.load_into(weights.view_mut()).unwrap();
         weights.to_vec().unwrap()
+    }
+
+    /// Importance that a task's probe has accumulated, as a run folder has it: tensor after tensor.
+    pub fn importance(&self, run: &str, task: &str) -> Vec<f32> {
+        let layout = Checkpoint::open(&self.path(&format!("{run}/probe/{task}"))).unwrap().layout().clone();
+        let file =
+            TensorFile::open(&self.path(&format!("{run}/probe/{task}/importance.safetensors"))).unwrap();
+        let mut values = Buffer::zeros(&Device::cpu(None).unwrap(), layout.len()).unwrap();
+        file.read_layout(&layout, "", values.view_mut()).unwrap();
+        let values = values.to_vec().unwrap();
+        layout.segments().iter().flat_map(|segment| values[segment.range()].to_vec()).collect()
     }
 
     /// A task's core, as a run folder has it.
@@ -220,8 +231,8 @@ pub struct Options<'a> {
     pub probe: Option<&'a str>,
     /// Run whose probes are taken over.
     pub probes: Option<&'a Path>,
-    /// Pairs of tasks instead of the method.
-    pub pairs: Option<PairMethod>,
+    /// What is done instead of the method.
+    pub study: Option<&'a Study>,
     /// Who trains with this process.
     pub ranks: Option<&'a Ranks>,
 }

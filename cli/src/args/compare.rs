@@ -36,6 +36,7 @@ Examples:
   cpift-engine compare recipe.toml --quick
   cpift-engine compare recipe.toml --methods cpift,joint --ablations fraction,freezing --seeds 5
   cpift-engine compare recipe.toml --ablations all --forgetting --out study --resume
+  cpift-engine compare recipe.toml --methods none --probe-lengths 5,20,80 --transplants 0.01,0.1 --out lengths
 
 Files written into the folder:
   results.json   everything, for programs
@@ -58,9 +59,9 @@ pub struct Compare {
     #[arg(long, value_name = "N", value_parser = seeds)]
     pub seeds: Option<u64>,
     /// One seed, no ablations, no forgetting: a first look.
-    #[arg(long, conflicts_with_all = ["ablations", "forgetting"])]
+    #[arg(long, conflicts_with_all = ["ablations", "forgetting", "probe_lengths"])]
     pub quick: bool,
-    /// Methods to run, separated by commas; all when not given.
+    /// Methods to run, separated by commas, or `none`; all when not given.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub methods: Vec<String>,
     /// Families of ablations to run, separated by commas, or `all`.
@@ -69,6 +70,14 @@ pub struct Compare {
     /// Train every pair of tasks one after the other, in five ways, and measure what is forgotten.
     #[arg(long)]
     pub forgetting: bool,
+    /// Also measure every task's probe after each of these numbers of steps, ascending and separated by commas: how
+    /// cores agree between seeds, tasks and lengths, by seven measures of importance. All at one learning rate.
+    #[arg(long, value_name = "STEPS", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
+    pub probe_lengths: Vec<u64>,
+    /// Of each of these probes also transplant these shares of the parameters, chosen by every measure and at random,
+    /// into the base, and measure the loss; for example 0.01,0.1.
+    #[arg(long, value_name = "SHARES", value_delimiter = ',', value_parser = share, requires = "probe_lengths")]
+    pub transplants: Vec<f64>,
     /// Runs side by side; as many as there are cores for --threads each (1 unless given) when not given. The
     /// results do not depend on it.
     #[arg(long, value_name = "N", value_parser = super::threads)]
@@ -96,6 +105,11 @@ pub struct CompareUnit {
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgument,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| *number > 0.0 && *number <= 1.0);
+    number.ok_or_else(|| "use a share above 0 and up to 1, such as 0.01".to_owned())
 }
 
 fn seeds(text: &str) -> Result<u64, String> {

@@ -12,6 +12,7 @@ use cpift_model::compare::{
     compared_hub_sources, require_unused, work,
 };
 use cpift_model::files::write_bytes_atomically;
+use cpift_model::job::ProbeLengths;
 use cpift_model::recipe::{RecipeParts, Source};
 use cpift_model::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -37,12 +38,14 @@ pub fn run(arguments: &Compare, threads: Option<NonZeroUsize>) -> Result<()> {
     super::resolve(&mut source, RecipeParts::All, &pinned)?;
     let stop = interrupt.begin();
     let selection = Selection { methods: arguments.methods.clone(), ablations: arguments.ablations.clone() };
+    let lengths = probe_lengths(arguments);
     let cache = super::token_cache();
     let options = CompareOptions {
         source: &source,
         selection: &selection,
         seeds: arguments.seeds.unwrap_or(if arguments.quick { 1 } else { 3 }),
         forgetting: arguments.forgetting,
+        probe_lengths: lengths.as_ref(),
         device: &recipe.device.device,
         threads,
         cache: cache.as_deref(),
@@ -67,6 +70,13 @@ pub fn run(arguments: &Compare, threads: Option<NonZeroUsize>) -> Result<()> {
     })?;
     drop(shown);
     finish(arguments, &out, &found)
+}
+
+/// The lengths that probes are measured at, where that is asked for; they are checked with the recipe.
+fn probe_lengths(arguments: &Compare) -> Option<ProbeLengths> {
+    let Compare { probe_lengths, transplants, .. } = arguments;
+    (!probe_lengths.is_empty())
+        .then(|| ProbeLengths { steps: probe_lengths.clone(), transplants: transplants.clone() })
 }
 
 /// What becomes of `[evaluate]`, in a line.

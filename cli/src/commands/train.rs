@@ -186,7 +186,7 @@ fn train(
             until: arguments.until.filter(|_| work.probe.is_none()),
             probe: work.probe,
             probes: None,
-            pairs: None,
+            study: None,
             preparation,
             ranks: work.ranks,
         };

@@ -75,6 +75,7 @@ fn tables(comparison: &Comparison) -> Vec<Table> {
     tables.push(perplexities(comparison, &comparison.methods.iter().collect::<Vec<_>>()));
     tables.extend(comparison.forgetting.as_ref().map(forgetting));
     tables.extend(overlaps(comparison));
+    tables.extend(comparison.probe_lengths.iter().flat_map(super::probe_lengths::tables));
     tables
 }
 

@@ -12,6 +12,7 @@ pub mod overlap;
 mod pace;
 pub mod plan;
 pub mod preparing;
+pub mod probe_lengths;
 pub mod progress;
 pub mod reports;
 pub mod style;

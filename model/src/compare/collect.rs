@@ -6,6 +6,7 @@ use cpift_engine::Mask;
 
 use super::family::Family;
 use super::folder::{ComparisonFolder, UnitResult};
+use super::probe_lengths;
 use super::results::{
     BudgetSteps, Comparison, Forgetting, ForgettingMethod, ImportanceOverlap, Interval, MethodResult, Origin,
     Overlaps, PairRun, RESULTS_VERSION, Reference, SeedCores, SeedRun, SeedsOverlap, Summary, TaskSummary,
@@ -15,7 +16,7 @@ use crate::checkpoint::TensorFile;
 use crate::error::{Error, Result};
 use crate::files::read_json;
 use crate::job::names::{CORE, GROUPS, REPORT};
-use crate::job::{PairMethod, SavedCores};
+use crate::job::{PairMethod, ProbeLengths, SavedCores};
 use crate::progress::{Column, JobReport, Score};
 use crate::recipe::{Edit, ImportanceKind};
 use crate::stages::masks::mask_file;
@@ -39,13 +40,15 @@ pub struct Collection {
     pub importance: Vec<(ImportanceKind, Vec<String>)>,
     /// Pairs of tasks, by how the second is trained.
     pub pairs: Vec<(PairMethod, Vec<String>)>,
+    /// Probes at several lengths.
+    pub probe_lengths: Option<(ProbeLengths, Vec<String>)>,
 }
 
 impl Collection {
     /// A collection without units.
     pub fn new(origin: Origin, tasks: Vec<String>, seeds: Vec<u64>, steps: BudgetSteps) -> Self {
-        let (specialists, rows, importance, pairs) = Default::default();
-        Self { origin, tasks, seeds, steps, specialists, rows, importance, pairs }
+        let (specialists, rows, importance, pairs, probe_lengths) = Default::default();
+        Self { origin, tasks, seeds, steps, specialists, rows, importance, pairs, probe_lengths }
     }
 }
 
@@ -69,9 +72,29 @@ pub fn collect(folder: &ComparisonFolder, collection: Collection) -> Result<Comp
     let cores = cores.map(|(id, &seed)| seed_cores(folder, id, seed)).collect::<Result<Vec<_>>>()?;
     let overlaps = overlaps(folder, &collection, cores.first().map_or(0.0, |first| first.groups.chance))?;
     let forgetting = forgetting(folder, &collection)?;
+    let probe_lengths = collection
+        .probe_lengths
+        .as_ref()
+        .map(|(lengths, units)| {
+            let runs: Vec<_> = units.iter().map(|id| folder.run(id)).collect();
+            probe_lengths::collect(&runs, lengths, &collection.tasks, &references)
+        })
+        .transpose()?;
     let Collection { origin, tasks, seeds, steps, .. } = collection;
     let version = RESULTS_VERSION;
-    Ok(Comparison { version, origin, tasks, seeds, steps, references, methods, cores, overlaps, forgetting })
+    Ok(Comparison {
+        version,
+        origin,
+        tasks,
+        seeds,
+        steps,
+        references,
+        methods,
+        cores,
+        overlaps,
+        forgetting,
+        probe_lengths,
+    })
 }
 
 /// The score of one task in one column of a report: there is no comparison without it.

@@ -26,7 +26,7 @@ use crate::error::{Error, FileAction, Result};
 use crate::files::{self, Manifest, Origin, Verify, read_json};
 use crate::hub::HubSource;
 use crate::job::names::{FINAL, FUSED, PROBES, probe_place};
-use crate::job::{PairMethod, read_sealed, write_sealed};
+use crate::job::{PairMethod, ProbeLengths, Study, read_sealed, write_sealed};
 use crate::progress::JobReport;
 use crate::recipe::{Recipe, Stage};
 
@@ -86,6 +86,9 @@ pub struct Unit {
     pub probes: Option<String>,
     /// Pairs of tasks instead of the recipe's method.
     pub pairs: Option<PairMethod>,
+    /// Probes at several lengths instead of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_lengths: Option<ProbeLengths>,
     /// Optimizer steps it makes.
     pub steps: u64,
     /// The recipe.
@@ -109,6 +112,7 @@ impl Unit {
             until: None,
             probes: Some(probes.to_owned()),
             pairs: None,
+            probe_lengths: None,
             steps: 0,
             recipe: Recipe::default(),
         }
@@ -137,6 +141,12 @@ impl Unit {
         let name: String = name.chars().map(plain).collect();
         self.id = format!("{}-{name}-{}", self.seed, &hasher.finalize().to_hex()[..12]);
         Ok(self)
+    }
+
+    /// What it does instead of the recipe's method.
+    pub fn study(&self) -> Option<Study> {
+        let lengths = self.probe_lengths.clone().map(Study::ProbeLengths);
+        self.pairs.map(Study::Pairs).or(lengths)
     }
 
     /// True for the specialists, which other units take over.

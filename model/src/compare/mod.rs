@@ -9,6 +9,7 @@ mod family;
 mod folder;
 mod interval;
 mod prepare;
+mod probe_lengths;
 mod read;
 pub mod results;
 mod rows;

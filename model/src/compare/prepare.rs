@@ -11,10 +11,12 @@ use super::results::{BudgetSteps, InputHash, Origin};
 use super::rows::{Row, Selection, rows};
 use crate::data::Preparation;
 use crate::error::{Error, Result};
-use crate::job::{PairMethod, Planner, input_files};
+use crate::job::{PairMethod, Planner, ProbeLengths, input_files};
 use crate::machine;
 use crate::progress::{Plan, TrainingKind};
-use crate::recipe::{Backbone, Edit, EvaluateSettings, Method, Recipe, Source, Stage, StateMemory};
+use crate::recipe::{
+    Backbone, Edit, EvaluateSettings, ImportanceKind, Method, Recipe, Schedule, Source, Stage, StateMemory,
+};
 use crate::state_type::StateType;
 
 /// What is compared.
@@ -28,6 +30,8 @@ pub struct CompareOptions<'a> {
     pub seeds: u64,
     /// Also train every pair of tasks one after the other.
     pub forgetting: bool,
+    /// Also measure probes at several lengths.
+    pub probe_lengths: Option<&'a ProbeLengths>,
     /// The device, by the name a run can open it with.
     pub device: &'a str,
     /// Threads of every run.
@@ -99,9 +103,9 @@ impl Prepared {
         let seeds: Vec<u64> = (0..options.seeds).map(|index| recipe.seed.wrapping_add(index)).collect();
         let tasks = recipe.task.into_iter().map(|task| task.name).collect();
         let origin = origin(&planned, &spec);
-        let forgetting = options.forgetting;
+        let studies = Studies { forgetting: options.forgetting, probe_lengths: options.probe_lengths };
         let is_measured = recipe.evaluate.every > 0;
-        let collection = units.collection(Collection::new(origin, tasks, seeds, steps), rows, forgetting)?;
+        let collection = units.collection(Collection::new(origin, tasks, seeds, steps), rows, studies)?;
         let measuring = is_measured.then(|| measuring(&units.units, &planned));
         Ok(Self { spec, units: units.units, collection, measuring })
     }
@@ -165,6 +169,13 @@ fn budget_steps(plan: &Plan) -> BudgetSteps {
     }
 }
 
+/// What is studied beside the rows of the table.
+#[derive(Clone, Copy)]
+struct Studies<'a> {
+    forgetting: bool,
+    probe_lengths: Option<&'a ProbeLengths>,
+}
+
 /// The units of a comparison while they are being made.
 struct Units<'a> {
     source: &'a Source,
@@ -179,7 +190,7 @@ struct Units<'a> {
 
 impl Units<'_> {
     /// Makes all units and says which row consists of which.
-    fn collection(&mut self, empty: Collection, rows: Vec<Row>, forgetting: bool) -> Result<Collection> {
+    fn collection(&mut self, empty: Collection, rows: Vec<Row>, studies: Studies<'_>) -> Result<Collection> {
         let mut collection = empty;
         let (steps, ordered) = (collection.steps, collection.tasks.len() as u64);
         collection.rows = rows.into_iter().map(|row| (row, Vec::new())).collect();
@@ -198,7 +209,7 @@ impl Units<'_> {
                 let unit = Unit { until: row.until, steps: row.steps, ..Unit::after(seed, &probes) };
                 units.push(self.unit(&row.name, unit, &row.edits)?);
             }
-            for method in PairMethod::ALL.into_iter().filter(|_| forgetting) {
+            for method in PairMethod::ALL.into_iter().filter(|_| studies.forgetting) {
                 let pairs = ordered * (ordered - 1);
                 let unit = Unit {
                     pairs: Some(method),
@@ -207,6 +218,10 @@ impl Units<'_> {
                 };
                 let id = self.unit(&format!("pairs {}", method.name()), unit, &[])?;
                 add(&mut collection.pairs, method, &id);
+            }
+            if let Some(lengths) = studies.probe_lengths {
+                let id = self.probe_lengths(seed, &probes, lengths, ordered)?;
+                collection.probe_lengths.get_or_insert_with(|| (lengths.clone(), Vec::new())).1.push(id);
             }
             collection.specialists.push(probes);
         }
@@ -218,12 +233,32 @@ impl Units<'_> {
         self.unit("specialists", unit, edits)
     }
 
+    /// Probes at one learning rate from the first step on: so a longer one is a shorter one that went on.
+    fn probe_lengths(
+        &mut self,
+        seed: u64,
+        probes: &str,
+        lengths: &ProbeLengths,
+        tasks: u64,
+    ) -> Result<String> {
+        let steps = lengths.steps.last().copied().unwrap_or_default();
+        let unit =
+            Unit { probe_lengths: Some(lengths.clone()), steps: tasks * steps, ..Unit::after(seed, probes) };
+        let edits = [
+            Edit::ProbeSteps(steps),
+            Edit::ProbeImportance(ImportanceKind::Path),
+            Edit::ProbeSchedule(Schedule::Constant),
+            Edit::ProbeWarmup(0.0),
+        ];
+        self.unit("probe lengths", unit, &edits)
+    }
+
     /// Adds a unit, unless one that comes to the same is there; returns its name.
     fn unit(&mut self, name: &str, unit: Unit, edits: &[Edit]) -> Result<String> {
         let base = [Edit::Method(Method::Cpift), Edit::Seed(unit.seed), Edit::TrainMemory(self.memory)];
         let mut recipe = self.source.recipe(&[&base, edits].concat())?;
         let specialists = unit.probes.as_ref().and_then(|id| self.units.iter().find(|known| known.id == *id));
-        if let Some(specialists) = specialists {
+        if let Some(specialists) = specialists.filter(|_| unit.probe_lengths.is_none()) {
             // They are taken over: what a row changes in `[train]` does not reach them.
             recipe.probe.training = specialists.recipe.probe.training.clone();
         }
@@ -244,7 +279,7 @@ impl Units<'_> {
 /// The part of `[evaluate]` that decides something in a unit: measuring takes time, and nobody looks at the curves of so
 /// many runs.
 fn measured(settings: &EvaluateSettings, unit: &Unit) -> EvaluateSettings {
-    if !settings.decides() || unit.pairs.is_some() {
+    if !settings.decides() || unit.study().is_some() {
         return EvaluateSettings::default();
     }
     // Specialists end with their last step, which is measured: normalised scores lie between it and the base.

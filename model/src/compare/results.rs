@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use super::probe_lengths::{Agreement, LengthResults, MeasureAtLength};
 use crate::progress::{CoreReport, GroupReport, Score};
 use crate::score::ScoreKind;
 
@@ -35,6 +36,9 @@ pub struct Comparison {
     pub overlaps: Option<Overlaps>,
     /// Two tasks one after the other; none when not asked for.
     pub forgetting: Option<Forgetting>,
+    /// Importance after probes of several lengths; none when not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_lengths: Option<LengthResults>,
 }
 
 impl Comparison {

@@ -219,6 +219,9 @@ const SCALES: [f64; 5] = [0.2, 0.4, 0.7, 1.0, 1.5];
 /// Factors of the recipe's learning rate in the family `learning-rate`.
 const RATE_FACTORS: [f64; 3] = [0.5, 2.0, 4.0];
 
+/// What stands for no method at all.
+const NO_METHOD: &str = "none";
+
 /// Names of all methods.
 pub fn method_names() -> Vec<String> {
     let fine_tunes = FINE_TUNES.iter().map(|(method, _)| method.name().to_owned());
@@ -242,13 +245,18 @@ pub fn family_names() -> Vec<String> {
 /// A method or family that does not exist, or that the recipe rules out.
 pub fn rows(recipe: &Recipe, steps: BudgetSteps, selection: &Selection) -> Result<Vec<Row>> {
     for (argument, wanted, known) in [
-        ("--methods", &selection.methods, method_names()),
+        ("--methods", &selection.methods, [method_names(), vec![NO_METHOD.to_owned()]].concat()),
         ("--ablations", &selection.ablations, [family_names(), vec!["all".to_owned()]].concat()),
     ] {
         if let Some(name) = wanted.iter().find(|name| !known.contains(name)) {
             let reason = format!("there is no `{name}`: use {}", known.join(", "));
             return Err(Error::setting(argument, reason));
         }
+    }
+    let other = selection.methods.iter().find(|name| *name != NO_METHOD);
+    if let Some(other) = other.filter(|_| selection.methods.iter().any(|name| name == NO_METHOD)) {
+        let reason = format!("`{NO_METHOD}` stands alone, not beside `{other}`");
+        return Err(Error::setting("--methods", reason));
     }
     let mut rows = methods(steps);
     rows.retain(|row| selection.methods.is_empty() || selection.methods.contains(&row.name));

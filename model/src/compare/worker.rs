@@ -56,6 +56,7 @@ pub fn work(folder: &Path, id: &str, options: WorkOptions<'_>) -> Result<bool> {
     }
     let out = folder.run(&unit.id);
     let probes = unit.probes.as_ref().map(|id| folder.run(id));
+    let study = unit.study();
     let job = JobOptions {
         recipe: &unit.recipe,
         out: &out,
@@ -63,7 +64,7 @@ pub fn work(folder: &Path, id: &str, options: WorkOptions<'_>) -> Result<bool> {
         until: unit.until,
         probe: None,
         probes: probes.as_deref(),
-        pairs: unit.pairs,
+        study: study.as_ref(),
         preparation: Preparation { cache: options.cache, ..Preparation::default() },
         ranks: None,
     };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::PairMethod;
+use super::Study;
 use super::names::IDENTITY;
 use super::record::InputFile;
 use crate::error::{Error, Result};
@@ -50,15 +50,15 @@ pub struct RunIdentity {
 }
 
 impl RunIdentity {
-    /// What a run of this recipe with this state is, the content of its files left out. `pairs` is how pairs are trained
-    /// instead of the recipe's method.
+    /// What a run of this recipe with this state is, the content of its files left out. `study` is what is done instead
+    /// of the recipe's method.
     ///
     /// # Errors
     /// None in practice: the settings are plain.
-    pub fn of(recipe: &Recipe, pairs: Option<PairMethod>, state: StateType) -> Result<Self> {
+    pub fn of(recipe: &Recipe, study: Option<&Study>, state: StateType) -> Result<Self> {
         let settings = json(&without_what_may_differ(recipe))?;
-        let pairs = pairs.map_or("", PairMethod::name);
-        let recipe_hash = hash_texts(["cpift-engine run 4", &settings, pairs]);
+        let study = study.map(Study::identity).transpose()?.unwrap_or_default();
+        let recipe_hash = hash_texts(["cpift-engine run 4", &settings, &study]);
         Ok(Self { recipe: recipe_hash, dtype: recipe.model.dtype, state: state.on_the_device() })
     }
 

@@ -22,6 +22,7 @@ mod models;
 pub(crate) mod names;
 mod pairs;
 mod plan;
+mod probe_lengths;
 mod probe_run;
 mod ranks;
 mod record;
@@ -31,6 +32,7 @@ mod seal;
 mod session;
 mod stage_memory;
 mod state;
+mod study;
 mod take_over;
 mod training;
 mod trainings;
@@ -58,10 +60,12 @@ pub use memory::check_memory;
 use names::{FINAL, RECIPE, origin_of, probe_place};
 pub use pairs::PairMethod;
 use plan::Steps;
+pub use probe_lengths::{LengthReport, ProbeLengths, TransplantLoss, length_scores};
 use probe_run::ProbeRun;
 pub use record::{InputFile, recorded_hub_sources};
 pub(crate) use seal::{read as read_sealed, write as write_sealed};
 use session::Session;
+pub use study::Study;
 pub use trainings::probed_tasks;
 
 /// What a job is made from.
@@ -81,8 +85,8 @@ pub struct JobOptions<'a> {
     /// Another run, of the same base, tasks and seed, whose probes and measurements of them and of the base are
     /// taken over.
     pub probes: Option<&'a Path>,
-    /// Instead of the recipe's method, train every ordered pair of tasks one after the other, by this method.
-    pub pairs: Option<PairMethod>,
+    /// What to do instead of the recipe's method.
+    pub study: Option<&'a Study>,
     /// Where tokenized data is kept between runs, and who is told how far its making is.
     pub preparation: Preparation<'a>,
     /// The ranks that train together, of which this is rank 0; none where it is alone. The others
@@ -99,7 +103,7 @@ pub struct Job {
     out: PathBuf,
     resume: bool,
     until: Option<Stage>,
-    pairs: Option<PairMethod>,
+    study: Option<Study>,
     /// The probe that the job makes, where it makes one alone.
     probe_run: Option<ProbeRun>,
     device: Device,
@@ -150,15 +154,15 @@ impl Job {
         let begun = if resume { RunIdentity::read(options.out)? } else { None };
         if let Some(begun) = &begun {
             // What the recipe says is compared before it is opened; what `auto` stands for follows from that.
-            check_earlier(options.out, &recipe_text, &RunIdentity::of(recipe, options.pairs, begun.state)?)?;
+            check_earlier(options.out, &recipe_text, &RunIdentity::of(recipe, options.study, begun.state)?)?;
         }
         if let (Some(stage), true) = (options.until, recipe.method != Method::Cpift) {
             let reason = format!("ends after stage `{}`, which only the method `cpift` has", stage.name());
             return Err(Error::setting("--until", reason));
         }
         let compute = recipe.model.precision.on("model.precision", device)?;
-        if options.pairs.is_some() && recipe.method != Method::Cpift {
-            return Err(Error::setting("method", "pairs of tasks are trained from the probes of `cpift`"));
+        if let Some(study) = options.study {
+            study.check(recipe)?;
         }
         let ranks = options.ranks.cloned().unwrap_or_default();
         ranks::check(recipe, ranks.size())?;
@@ -186,14 +190,14 @@ impl Job {
             Some(probe) => plan::plan_of_probe(&run_plan, recipe, &inputs, probe.task),
             None => run_plan.clone(),
         };
-        let identity = RunIdentity::of(recipe, options.pairs, plan.state)?;
+        let identity = RunIdentity::of(recipe, options.study, plan.state)?;
         Ok(Self {
             recipe: recipe.clone(),
             recipe_text,
             out: probe_run.as_ref().map_or(options.out, |probe| &probe.work).to_owned(),
             resume,
             until: options.until,
-            pairs: options.pairs,
+            study: options.study.cloned(),
             probe_run,
             device: device.clone(),
             inputs,
@@ -313,9 +317,10 @@ impl Job {
         if self.probe_run.is_none() {
             session.take_over_probe_runs()?;
         }
-        let report = match (&self.probe_run, self.pairs, self.recipe.method) {
+        let report = match (&self.probe_run, &self.study, self.recipe.method) {
             (Some(probe), ..) => session.run_one_probe(probe.task),
-            (None, Some(method), _) => session.run_pairs(method),
+            (None, Some(Study::Pairs(method)), _) => session.run_pairs(*method),
+            (None, Some(Study::ProbeLengths(lengths)), _) => session.run_probe_lengths(lengths),
             (None, None, Method::Cpift) => session.run_cpift(),
             (None, None, _) => session.run_baseline(),
         };

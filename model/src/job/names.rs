@@ -28,6 +28,8 @@ pub const IMPORTANCE: &str = "importance.safetensors";
 pub const REMOVED_PROBES: &str = "removed-probes.json";
 /// Folder of the cores.
 pub const CORE: &str = "core";
+/// Folder of what was measured of probes at several lengths.
+pub const PROBE_LENGTHS: &str = "probe-lengths";
 /// The groups.
 pub const GROUPS: &str = "groups.json";
 /// Folder of the fused model.
@@ -43,6 +45,11 @@ pub const RESULT_TEXT: &str = "report.md";
 /// A task's probe in the run folder.
 pub fn probe_place(task: &str) -> String {
     format!("{PROBES}/{task}")
+}
+
+/// What was measured of a task's probe after so many steps, in the run folder.
+pub fn probe_length_place(task: &str, steps: u64) -> String {
+    format!("{PROBE_LENGTHS}/{task}/{steps}")
 }
 
 /// What a file or folder of a run is that nothing else of the run went into.

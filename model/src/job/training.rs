@@ -71,6 +71,9 @@ pub enum FrozenSet<'a> {
     },
 }
 
+/// What is done between two parts of a training: see [`Session::train_measured`].
+pub type AfterPart<'f, S> = &'f mut dyn FnMut(&mut S, usize) -> Result<()>;
+
 impl Training<'_> {
     /// The name of its checkpoints and of its lines of the metrics.
     pub fn name(&self) -> String {
@@ -88,6 +91,20 @@ impl Session<'_> {
     /// When the loss is not a number, a frozen coordinate changed, a checkpoint cannot be written, or a stop
     /// was asked for.
     pub fn train(&mut self, training: Training<'_>) -> Result<u64> {
+        self.train_measured(training, None)
+    }
+
+    /// The same. Where there is an `after_part` it is called behind every part that this call reaches the end of, with the
+    /// part's number: the part's weights and state are in the trainer then, and in a checkpoint, and must be so again when it
+    /// returns. When a training is continued that stopped there, it is called again.
+    ///
+    /// # Errors
+    /// As [`Session::train`], and those of `after_part`.
+    pub fn train_measured(
+        &mut self,
+        training: Training<'_>,
+        mut after_part: Option<AfterPart<'_, Self>>,
+    ) -> Result<u64> {
         let key = training.name();
         self.trainer.begin()?;
         let mut damaged = Vec::new();
@@ -117,6 +134,12 @@ impl Session<'_> {
                 let frozen = self.mask_of(&part.frozen)?.map(Arc::new);
                 let part = RunningPart { training: &training, index, span, key: &key, frozen };
                 self.train_part(&part, &mut state)?;
+                if after_part.is_some() {
+                    self.save_state(&key, &training.origin, &state)?;
+                }
+            }
+            if let Some(after_part) = after_part.as_mut().filter(|_| state.step == end) {
+                after_part(self, index)?;
             }
             start = end;
         }

@@ -7,8 +7,8 @@ use toml::{Table, Value};
 
 use super::origins::Origins;
 use super::{
-    Backbone, Conflict, Frozen, GroupOrder, ImportanceKind, IntegrateData, Interpolation, Method, SlerpSpace,
-    StateMemory, overrides,
+    Backbone, Conflict, Frozen, GroupOrder, ImportanceKind, IntegrateData, Interpolation, Method, Schedule,
+    SlerpSpace, StateMemory, overrides,
 };
 
 /// A setting and its new value. Shown as `--set` takes it.
@@ -21,6 +21,8 @@ pub enum Edit {
     TrainLearningRate(f64),
     ProbeSteps(u64),
     ProbeImportance(ImportanceKind),
+    ProbeSchedule(Schedule),
+    ProbeWarmup(f64),
     CoreFraction(f64),
     GroupThreshold(f64),
     GroupOrder(GroupOrder),
@@ -50,6 +52,8 @@ impl Edit {
             Self::TrainLearningRate(rate) => ("train", "learning_rate", value(rate)),
             Self::ProbeSteps(steps) => ("probe", "steps", value(steps)),
             Self::ProbeImportance(kind) => ("probe", "importance", value(kind)),
+            Self::ProbeSchedule(schedule) => ("probe", "schedule", value(schedule)),
+            Self::ProbeWarmup(warmup) => ("probe", "warmup", value(warmup)),
             Self::CoreFraction(fraction) => ("core", "fraction", value(fraction)),
             Self::GroupThreshold(threshold) => ("group", "threshold", value(threshold)),
             Self::GroupOrder(order) => ("group", "order", value(order)),

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use cpift_model::job::PairMethod;
+use cpift_model::job::{PairMethod, Study};
 use cpift_model::progress::{Silent, StepReport};
 use cpift_model::recipe::Stage;
 use cpift_tests::jobs::{Options, SmallJob, TASKS, Watcher};
@@ -153,7 +153,8 @@ fn every_ordered_pair_is_trained_from_the_first_tasks_probe() {
     job.run_until(&recipe, "probes", false, Some(Stage::Group), &mut Silent).unwrap();
     for way in PairMethod::ALL {
         let out = format!("pairs-{}", way.name());
-        let options = Options { probes: Some(&probes), pairs: Some(way), ..Options::default() };
+        let study = Study::Pairs(way);
+        let options = Options { probes: Some(&probes), study: Some(&study), ..Options::default() };
         let report = job.run_with(&recipe, &out, &options, &mut Silent).unwrap();
         // Six pairs of four steps.
         assert_eq!(report.steps, 24);
@@ -176,8 +177,8 @@ fn stopped_pairs_continue_to_the_same_scores() {
     let probes = job.path("probes");
     job.run_until(&recipe, "probes", false, Some(Stage::Group), &mut Silent).unwrap();
     let run = |out: &str, resume: bool, observer: &mut Watcher| {
-        let pairs = Some(PairMethod::Cpift);
-        let options = Options { resume, probes: Some(&probes), pairs, ..Options::default() };
+        let study = Study::Pairs(PairMethod::Cpift);
+        let options = Options { resume, probes: Some(&probes), study: Some(&study), ..Options::default() };
         job.run_with(&recipe, out, &options, observer)
     };
     let whole = run("whole", false, &mut Watcher::default()).unwrap();

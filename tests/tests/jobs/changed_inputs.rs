@@ -83,7 +83,7 @@ fn a_file_edited_after_it_was_read_is_noticed() {
             until: None,
             probe: None,
             probes: None,
-            pairs: None,
+            study: None,
             preparation: cpift_model::data::Preparation::default(),
             ranks: None,
         };

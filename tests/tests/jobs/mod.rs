@@ -8,6 +8,7 @@ mod compact;
 mod disk;
 mod gpu;
 mod methods;
+mod probe_lengths;
 mod probe_runs;
 mod resume;
 mod sampled;

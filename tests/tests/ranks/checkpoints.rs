@@ -24,7 +24,7 @@ const TRAINING: &str = "checkpoint/probe-arithmetic";
 const PROBE: &str = "probe/arithmetic/model.safetensors";
 /// To the end of the probes, whose checkpoints have importance too.
 const OPTIONS: Options<'static> =
-    Options { resume: false, until: Some(Stage::Probe), probe: None, probes: None, pairs: None, ranks: None };
+    Options { resume: false, until: Some(Stage::Probe), probe: None, probes: None, study: None, ranks: None };
 const RESUMED: Options<'static> = Options { resume: true, ..OPTIONS };
 
 type Open = fn() -> Device;

@@ -51,13 +51,14 @@ pub struct Dot {
 impl DotChart {
     /// Draws the chart; its height follows from its rows.
     pub fn draw(&self, width: f64) -> Drawing {
-        let legend = self.legend_rows(width);
-        let legend_height = if self.legend.is_empty() { 0.0 } else { legend.len() as f64 * (LINE + 2.0) };
-        let top = LINE + 8.0 + legend_height;
+        let names: Vec<(Marker, &str)> =
+            self.legend.iter().map(|(marker, name)| (*marker, name.as_str())).collect();
+        let legend = legend_rows(&names, width);
+        let top = LINE + 8.0 + legend_height(&legend);
         let bottom = top + self.rows.len() as f64 * ROW;
         let mut drawing = Drawing::new(width, bottom + 2.0 * LINE + 6.0);
         drawing.text((0.0, 12.0), Anchor::Start, "title", &fitting(&self.title, 12.5, width));
-        self.draw_legend(&mut drawing, &legend);
+        draw_legend(&mut drawing, &names, &legend);
         let left = names_width(self.rows.iter().map(String::as_str), 11.0, 0.36 * width);
         let pixels = (left + 8.0, width - 12.0);
         let x = match self.range {
@@ -88,33 +89,42 @@ impl DotChart {
         }
         drawing
     }
+}
 
-    /// The legend's entries in lines that fit: position from the left and the entry.
-    fn legend_rows(&self, width: f64) -> Vec<Vec<(f64, usize)>> {
-        let mut rows: Vec<Vec<(f64, usize)>> = vec![Vec::new()];
-        let mut at = 0.0;
-        for (index, (_, name)) in self.legend.iter().enumerate() {
-            let needed = 16.0 + text_width(name, 11.0) + 14.0;
-            if at + needed > width && at > 0.0 {
-                rows.push(Vec::new());
-                at = 0.0;
-            }
-            if let Some(row) = rows.last_mut() {
-                row.push((at, index));
-            }
-            at += needed;
+/// Entries of a legend in lines that fit: position from the left, and the entry's index.
+pub type LegendRows = Vec<Vec<(f64, usize)>>;
+
+/// Markers and what they mean, in lines that fit.
+pub fn legend_rows(entries: &[(Marker, &str)], width: f64) -> LegendRows {
+    let mut rows: LegendRows = vec![Vec::new()];
+    let mut at = 0.0;
+    for (index, (_, name)) in entries.iter().enumerate() {
+        let needed = 16.0 + text_width(name, 11.0) + 14.0;
+        if at + needed > width && at > 0.0 {
+            rows.push(Vec::new());
+            at = 0.0;
         }
-        rows
+        if let Some(row) = rows.last_mut() {
+            row.push((at, index));
+        }
+        at += needed;
     }
+    rows
+}
 
-    fn draw_legend(&self, drawing: &mut Drawing, rows: &[Vec<(f64, usize)>]) {
-        for (row, entries) in rows.iter().enumerate() {
-            let height = 12.0 + (row as f64 + 1.0) * (LINE + 2.0);
-            for &(at, index) in entries {
-                let (marker, name) = &self.legend[index];
-                drawing.marker(marker.shape, (at + 6.0, height - 4.0), marker.class, None);
-                drawing.text((at + 16.0, height), Anchor::Start, "", name);
-            }
+/// Height that a legend takes.
+pub fn legend_height(rows: &LegendRows) -> f64 {
+    if rows.iter().all(Vec::is_empty) { 0.0 } else { rows.len() as f64 * (LINE + 2.0) }
+}
+
+/// Draws a legend below the title.
+pub fn draw_legend(drawing: &mut Drawing, entries: &[(Marker, &str)], rows: &LegendRows) {
+    for (row, of_row) in rows.iter().enumerate() {
+        let height = 12.0 + (row as f64 + 1.0) * (LINE + 2.0);
+        for &(at, index) in of_row {
+            let (marker, name) = entries[index];
+            drawing.marker(marker.shape, (at + 6.0, height - 4.0), marker.class, None);
+            drawing.text((at + 16.0, height), Anchor::Start, "", name);
         }
     }
 }

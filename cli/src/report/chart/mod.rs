@@ -1,6 +1,7 @@
 //! Charts as SVG: axes, lines, dots, bars, heat maps. Lengths are CSS pixels at a chart's own size.
 
 pub mod bars;
+pub mod curves;
 pub mod dots;
 pub mod heat;
 pub mod lines;

@@ -4,6 +4,7 @@ mod ablations;
 mod forgetting;
 mod methods;
 mod overlaps;
+mod probe_lengths;
 
 use cpift_model::compare::results::{Budget, Comparison, Interval};
 
@@ -18,10 +19,12 @@ pub fn document(comparison: &Comparison, title: String) -> Document {
         ablations::section(comparison),
         overlaps::section(comparison),
         forgetting::section(comparison),
+        probe_lengths::section(comparison),
         Some(provenance(comparison)),
     ];
     let mut data = vec![methods::data(comparison), ablations::data(comparison), overlaps::data(comparison)];
     data.extend(forgetting::data(comparison));
+    data.extend(probe_lengths::data(comparison));
     let lead = [
         format!("{} methods and ablations", comparison.methods.len()),
         counted(comparison.tasks.len() as u64, "task"),

@@ -1,0 +1,59 @@
+//! Tables about importance after probes of several lengths.
+
+use cpift_model::compare::results::{Agreement, Interval, LengthResults, MeasureAtLength};
+use cpift_model::stages::measure::Measure;
+use cpift_model::table::Table;
+
+use super::units::{grouped, percent};
+
+/// The fraction that the tables show; the report page has all.
+const SHOWN: f64 = 0.01;
+
+/// Agreement of cores, and what transplanting them brings.
+pub fn tables(lengths: &LengthResults) -> Vec<Table> {
+    let mut tables = Vec::new();
+    if let Some(place) = lengths.fractions.iter().position(|fraction| *fraction == SHOWN) {
+        let caption = format!(
+            "Importance by probe length: overlap of cores of {} between seeds of a task / between tasks (chance {:.4})",
+            percent(SHOWN),
+            lengths.chance[place]
+        );
+        tables.push(by_length(lengths, caption, |found| agreement(&found.overlaps[place], 3)));
+    }
+    let caption = "Rank correlation of importance between seeds of a task / between tasks".to_owned();
+    tables.push(by_length(lengths, caption, |found| agreement(&found.correlation, 2)));
+    for (place, fraction) in lengths.transplants.iter().enumerate() {
+        let caption = format!(
+            "Share of a probe’s gain that the base has with {} of the probe’s parameters, in %",
+            percent(*fraction)
+        );
+        let mut table = by_length(lengths, caption, |found| gain(found.gains[place]));
+        let random = lengths.random_gains.iter().map(|gains| gain(gains[place]));
+        table.row(["random".to_owned(), String::new()].into_iter().chain(random));
+        tables.push(table);
+    }
+    tables
+}
+
+/// A row for each measure, a column for each length.
+fn by_length(lengths: &LengthResults, caption: String, cell: impl Fn(&MeasureAtLength) -> String) -> Table {
+    let steps = lengths.steps.iter().map(|steps| format!("{} steps", grouped(*steps)));
+    let headings = ["measure".to_owned(), "formula".to_owned()].into_iter().chain(steps);
+    let mut table = Table::captioned(caption, headings.collect::<Vec<_>>());
+    for measure in Measure::ALL {
+        let cells = lengths.measures.iter().filter(|found| found.measure == measure).map(&cell);
+        let names = [measure.name(), measure.formula()].map(str::to_owned);
+        table.row(names.into_iter().chain(cells));
+    }
+    table
+}
+
+fn agreement(agreement: &Agreement, digits: usize) -> String {
+    let mean =
+        |value: Option<Interval>| value.map_or("-".to_owned(), |value| format!("{:.digits$}", value.mean));
+    format!("{} / {}", mean(agreement.seeds), mean(agreement.tasks))
+}
+
+fn gain(gain: Option<Interval>) -> String {
+    gain.map_or("-".to_owned(), |gain| super::comparison::with_interval(gain, 100.0, 1))
+}
