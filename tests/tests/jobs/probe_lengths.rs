@@ -4,9 +4,10 @@ use std::fs;
 
 use cpift_model::files::read_json;
 use cpift_model::job::{LengthReport, ProbeLengths, Study, length_scores};
-use cpift_model::recipe::Recipe;
+use cpift_model::progress::Silent;
+use cpift_model::recipe::{Recipe, Stage};
 use cpift_model::stages::measure::Measure;
-use cpift_tests::jobs::{Options, Silent, SmallJob, TASKS, Watcher};
+use cpift_tests::jobs::{Options, SmallJob, TASKS, Watcher};
 use serde_json::json;
 
 const STEPS: [u64; 3] = [1, 3, 4];
@@ -49,7 +50,7 @@ fn every_length_is_a_probe_of_that_length() {
     // An ordinary probe of three steps, with the loss that is measured of it.
     let mut shorter = recipe(&job);
     shorter.probe.training.steps = Some(STEPS[1]);
-    let until = Some(cpift_model::recipe::Stage::Probe);
+    let until = Some(Stage::Probe);
     let probed = job.run_until(&shorter, "probes", false, until, &mut Silent).unwrap();
     for (index, task) in TASKS.iter().enumerate() {
         let found = report(&job, "lengths", task, STEPS[1]);
