@@ -34,7 +34,7 @@ impl<'a> Session<'a> {
     pub(super) fn run_cpift(&mut self) -> Result<JobReport> {
         let until = self.job.until;
         self.evaluate_all(&Column::Base)?;
-        self.evaluate_samples(&Column::Base, &self.job.inputs.all_tasks())?;
+        self.evaluate_all_samples(&Column::Base)?;
         self.make_probes()?;
         if until == Some(Stage::Probe) {
             return self.report(&COLUMNS[..2]);

@@ -17,6 +17,7 @@ mod evaluate;
 mod fault;
 mod fuse;
 mod hub;
+mod measure;
 mod mixture;
 mod numbers;
 mod origins;
@@ -38,6 +39,7 @@ pub use evaluate::{EvaluateSettings, Keep};
 pub(crate) use fault::nearest;
 pub use fuse::{Backbone, Conflict, FoldWeight, FuseSettings, Interpolation, SlerpSpace};
 pub use hub::RecipeParts;
+pub use measure::MeasureSettings;
 pub use mixture::{MixtureOrder, MixtureSettings, MixtureShares};
 pub use precision::Precision;
 pub use read::Source;
@@ -153,6 +155,9 @@ pub struct Recipe {
     pub metrics: MetricsSettings,
     /// The tasks, in order.
     pub task: Vec<TaskSettings>,
+    /// What is measured and never trained, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub measure: Vec<MeasureSettings>,
     /// What of it was named by its name on the hub; the paths are those of the cache. No key of a recipe.
     #[serde(skip)]
     pub hub: Vec<HubSource>,
