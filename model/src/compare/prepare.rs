@@ -97,11 +97,10 @@ impl Prepared {
         };
         let mut units = Units { source, root, spec: spec_text(&spec)?, memory, units: Vec::new() };
         let seeds: Vec<u64> = (0..options.seeds).map(|index| recipe.seed.wrapping_add(index)).collect();
-        let tasks = recipe.task.into_iter().map(|task| task.name).collect();
         let origin = origin(&planned, &spec);
         let forgetting = options.forgetting;
         let is_measured = recipe.evaluate.every > 0;
-        let collection = units.collection(Collection::new(origin, tasks, seeds, steps), rows, forgetting)?;
+        let collection = units.collection(Collection::new(origin, recipe, seeds, steps), rows, forgetting)?;
         let measuring = is_measured.then(|| measuring(&units.units, &planned));
         Ok(Self { spec, units: units.units, collection, measuring })
     }
