@@ -138,7 +138,8 @@ The method `cpift` goes through five stages:
 
 The methods `joint`, `sequential`, `staged`, `replay` and `half` are the usual ways, to compare with. \
 A task's score says when an answer to its eval rows is right (see `eval --help`); [evaluate] measures also while a \
-model is trained, and can keep the best weights.
+model is trained, and can keep the best weights. A [[measure]], of `name` and `eval`, has rows that are measured and never \
+trained: what the training costs in what no task asks for.
 
 Several GPUs train one run with --gpus N on one machine, and where torchrun, srun or mpirun starts a process for each: \
 the micro-batches of a step, train.accumulate, are dealt to them. On CPUs this needs mpirun or srun and a build with MPI. \

@@ -153,6 +153,9 @@ pub struct Plan {
     pub parameters: u64,
     /// Each task's data.
     pub tasks: Vec<TaskPlan>,
+    /// What is measured and never trained.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measures: Vec<MeasurePlan>,
     /// Each fine-tune in order.
     pub trainings: Vec<TrainingPlan>,
     /// Memory by part, in bytes, at the peak.
@@ -182,7 +185,7 @@ pub struct Plan {
     /// Floating-point operations of these at most: answers are taken to be as long as they may be.
     #[serde(default)]
     pub evaluation_flops: f64,
-    /// The same of one evaluation of all tasks.
+    /// The same of one evaluation of all tasks and measures.
     #[serde(default)]
     pub flops_per_evaluation: f64,
     /// Evaluations of all rows between the stages, by the model that is measured: what the closing table is made of.
@@ -278,6 +281,17 @@ pub struct TaskPlan {
     pub notices: Vec<String>,
 }
 
+/// The rows of a `[[measure]]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MeasurePlan {
+    /// The measure.
+    pub name: String,
+    /// Its rows in numbers.
+    pub rows: Summary,
+    /// What a person should know about them, a line each.
+    pub notices: Vec<String>,
+}
+
 /// One fine-tune of the plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingPlan {
@@ -300,7 +314,7 @@ pub struct TrainingPlan {
 pub struct StageEvaluation {
     /// The model.
     pub column: Column,
-    /// Tasks it is measured on.
+    /// Tasks and measures that it is measured on.
     pub tasks: u64,
     /// Rows whose loss is measured.
     pub losses: u64,

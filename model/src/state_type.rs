@@ -115,14 +115,9 @@ impl StateType {
         parts
     }
 
-    /// Bytes of the importance that is accumulated, in memory and in files.
-    pub fn importance_bytes(self, layout: &Layout, accumulated: Accumulate) -> usize {
-        match accumulated {
-            Accumulate::None => 0,
-            Accumulate::Net | Accumulate::Path | Accumulate::Fisher => {
-                layout.len() * self.storage().moments.bytes()
-            }
-        }
+    /// Bytes of a number for each parameter, moments or importance, in memory and in files.
+    pub fn bytes_of_part(self, layout: &Layout) -> usize {
+        layout.len() * self.storage().moments.bytes()
     }
 
     /// Bytes of the parts but for importance, wherever they are.
@@ -139,6 +134,8 @@ impl StateType {
             },
             ImportanceKind::Path => Accumulate::Path,
             ImportanceKind::Fisher => Accumulate::Fisher,
+            // It follows from the weights and the second moments.
+            ImportanceKind::FisherNet => Accumulate::None,
         }
     }
 }

@@ -47,6 +47,8 @@ fn a_comparison_has_every_cell_and_shares_what_is_the_same() {
     let more = [&FEW[..], &["--forgetting", "--jobs", "2"]].concat();
     let found = compared(&files, "out", &more);
     assert_eq!((found.seeds.len(), found.tasks.len(), found.references.len()), (2, 3, 2));
+    // Nothing is measured only: what versions before that read is what is written.
+    assert_eq!(found.version, 1);
     assert_eq!((found.steps.specialist, found.steps.total, found.steps.given), (4, 18, 6));
     let plan = run(&["plan", &files.path("recipe.toml"), "--json", "--device", "cpu"]);
     let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();

@@ -17,6 +17,7 @@ mod gpus;
 mod help;
 mod hub;
 mod jobs;
+mod measures;
 mod merge;
 mod pages;
 mod paths;

@@ -13,7 +13,8 @@ Run a recipe, the usual methods and the usual merges on its tasks, over several 
 
 Two budgets stand side by side: equal optimizer steps in all, and specialists given, where only the steps after them \
 count. Every task is scored between the base (0) and its own specialist (1); figures over seeds are means with 95 % \
-intervals (Student's t).
+intervals (Student's t). What a [[measure]] of the recipe says, which is never trained, stands in a table of its own: the \
+change of its loss and score against the base.
 
 Methods:   cpift cpift-delta cpift-dare joint sequential staged replay half, and the merges average arithmetic
            ties dare dare-ties stitch, each also with stage 4 after it (ties+tune)

@@ -13,7 +13,7 @@ histogram, rows that max_length cuts or leaves out, rows that cannot be used and
 rows as the model reads them: the part that is learnt is green (underlined with NO_COLOR, between \u{27e6} and \u{27e7} \
 elsewhere).
 
-Given a recipe it reads the recipe's tasks with their settings; given data files it needs --model for the tokenizer and \
+Given a recipe it reads the recipe's tasks and measures with their settings; given data files it needs --model for the tokenizer and \
 the chat template. The rows are those that training and evaluation get: cut to max_length, and with the examples of \
 `shots` before them; lengths are those before cutting. Nothing but the tokenizer is read of the model, and with `shots` \
 its config.json.
@@ -38,7 +38,7 @@ pub struct Data {
     /// weights are not fetched); with a recipe its own base when not given.
     #[arg(long, value_name = "MODEL", value_hint = ValueHint::DirPath)]
     pub model: Option<PathBuf>,
-    /// Only the recipe's task of this name.
+    /// Only the recipe's task or measure of this name.
     #[arg(long, value_name = "NAME")]
     pub task: Option<String>,
     /// Rows of every file to show.

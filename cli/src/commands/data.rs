@@ -27,9 +27,11 @@ pub fn run(arguments: &args::data::Data, threads: Option<NonZeroUsize>) -> Resul
             .chain(eval)
             .map(|(part, rows)| (task.name.as_str(), part, rows))
     });
+    let measures =
+        opened.measures.iter().map(|measure| (measure.name.as_str(), "measured only", measure.eval.as_ref()));
     let style = Style::of(&std::io::stdout());
     let (mut text, mut documents) = (String::new(), Vec::new());
-    for (task, part, dataset) in parts {
+    for (task, part, dataset) in parts.chain(measures) {
         let summary = dataset.summary();
         if arguments.json {
             documents.push(serde_json::json!({
@@ -70,7 +72,9 @@ fn recipe(arguments: &args::data::Data) -> Result<Recipe> {
 }
 
 fn resolved(mut source: Source, task: Option<&str>) -> Result<Recipe> {
-    super::resolve(&mut source, RecipeParts::Rows(task), &[])?;
+    // Rows of a measure are looked for in those of all tasks.
+    let is_measure = source.recipe(&[])?.measure.iter().any(|measure| task == Some(&measure.name));
+    super::resolve(&mut source, RecipeParts::Rows(task.filter(|_| !is_measure)), &[])?;
     source.recipe(&[])
 }
 

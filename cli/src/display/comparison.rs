@@ -73,6 +73,7 @@ fn tables(comparison: &Comparison) -> Vec<Table> {
         }
     }
     tables.push(perplexities(comparison, &comparison.methods.iter().collect::<Vec<_>>()));
+    tables.extend(measures_table(comparison, &comparison.methods.iter().collect::<Vec<_>>()));
     tables.extend(comparison.forgetting.as_ref().map(forgetting));
     tables.extend(overlaps(comparison));
     tables.extend(comparison.probe_lengths.iter().flat_map(super::probe_lengths::tables));
@@ -162,6 +163,45 @@ pub fn perplexities(comparison: &Comparison, methods: &[&MethodResult]) -> Table
     table
 }
 
+/// What some methods cost in what is measured only: losses and scores less those of the base, mean over the seeds; none
+/// where nothing is measured only.
+pub fn measures_table(comparison: &Comparison, methods: &[&MethodResult]) -> Option<Table> {
+    if comparison.measures.is_empty() {
+        return None;
+    }
+    let bases = |measure: usize| comparison.references.iter().map(move |seed| &seed.measures[measure]);
+    let mut headings = vec!["model".to_owned(), "steps".to_owned()];
+    let mut base = vec!["base".to_owned(), "0".to_owned()];
+    let mut answered = Vec::new();
+    for (measure, name) in comparison.measures.iter().enumerate() {
+        headings.push(format!("{name}: loss"));
+        let loss = Interval::of_all(bases(measure).map(|score| Some(score.loss)));
+        base.push(loss.map_or("-".to_owned(), |loss| format!("{:.4}", loss.mean)));
+        let share = Interval::of_all(bases(measure).map(Score::share));
+        answered.push(share.is_some());
+        if let Some(share) = share {
+            let kind = bases(measure).next().map(|score| score.score_kind).unwrap_or_default();
+            headings.push(format!("{name}: {}", kind.name()));
+            base.push(format!("{:.1} %", 100.0 * share.mean));
+        }
+    }
+    let caption = "What no task asks for: the base, and the change against it with the same seed";
+    let mut table = Table::captioned(caption, headings);
+    table.row(base);
+    for method in methods {
+        let mut row = vec![method.name.clone(), grouped(method.specialist_steps + method.steps)];
+        for (change, answered) in method.summary.measures.iter().zip(&answered) {
+            row.push(signed(change.loss_change, 1.0, 4));
+            if *answered {
+                let change = change.score_change;
+                row.push(change.map_or("-".to_owned(), |change| signed(change, 100.0, 1)));
+            }
+        }
+        table.row(row);
+    }
+    Some(table)
+}
+
 fn forgetting(forgetting: &Forgetting) -> Table {
     let mut table = Table::captioned(
         format!(
@@ -229,7 +269,12 @@ fn percent(interval: Interval) -> String {
 
 /// A difference of normalised scores, with its sign.
 fn difference(interval: Interval) -> String {
-    let text = with_interval(interval, 1.0, 3);
+    signed(interval, 1.0, 3)
+}
+
+/// A difference with its sign, as [`with_interval`] has it.
+fn signed(interval: Interval, factor: f64, digits: usize) -> String {
+    let text = with_interval(interval, factor, digits);
     if interval.mean > 0.0 { format!("+{text}") } else { text }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use cpift_model::progress::{Plan, StageEvaluation, StagePlan, TaskPlan, TrainingKind};
+use cpift_model::progress::{MeasurePlan, Plan, StageEvaluation, StagePlan, TaskPlan, TrainingKind};
 use cpift_model::recipe::Method;
 use cpift_model::state_type::StateType;
 use cpift_model::table::Table;
@@ -53,6 +53,10 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
     }
     text.push('\n');
     text.push_str(&aligned(&tasks(&plan.tasks)));
+    if !plan.measures.is_empty() {
+        text.push('\n');
+        text.push_str(&aligned(&measures(&plan.measures)));
+    }
     text
 }
 
@@ -119,9 +123,23 @@ fn tasks(tasks: &[TaskPlan]) -> Table {
     table
 }
 
-/// What the files of every task hold: lengths of rows before they are cut, the share that is cut or left out, rows that
+fn measures(measures: &[MeasurePlan]) -> Table {
+    let mut table = Table::new(["measured only", "rows", "tokens", "supervised", "too long"]);
+    for MeasurePlan { name, rows, .. } in measures {
+        table.row([
+            shorten(name, 24),
+            grouped((rows.rows - rows.skipped) as u64),
+            count(rows.tokens as f64),
+            count(rows.supervised_tokens as f64),
+            grouped(rows.longer as u64),
+        ]);
+    }
+    table
+}
+
+/// What the files of every task and measure hold: lengths of rows before they are cut, the share that is cut or left out, rows that
 /// occur twice, and rows of `eval` that are trained on.
-fn data(tasks: &[TaskPlan]) -> Table {
+fn data(plan: &Plan) -> Table {
     let mut table = Table::new([
         "data",
         "rows",
@@ -133,23 +151,24 @@ fn data(tasks: &[TaskPlan]) -> Table {
         "twice",
         "in train",
     ]);
-    for task in tasks {
-        for (part, summary) in [("train", &task.train), ("eval", &task.eval)] {
-            let Some(summary) = summary else { continue };
-            let also_trained =
-                if part == "eval" { grouped(summary.also_trained as u64) } else { "-".to_owned() };
-            table.row([
-                format!("{} {part}", shorten(&task.name, 16)),
-                grouped((summary.rows - summary.skipped) as u64),
-                count(summary.supervised_tokens as f64),
-                grouped(summary.length.median as u64),
-                grouped(summary.length.p95 as u64),
-                grouped(summary.length.most as u64),
-                percent(summary.longer as f64 / summary.rows.max(1) as f64),
-                grouped(summary.duplicates as u64),
-                also_trained,
-            ]);
-        }
+    let of_tasks = plan.tasks.iter().flat_map(|task| {
+        [(&task.name, "train", task.train.as_ref()), (&task.name, "eval", task.eval.as_ref())]
+    });
+    let of_measures = plan.measures.iter().map(|measure| (&measure.name, "eval", Some(&measure.rows)));
+    for (name, part, summary) in of_tasks.chain(of_measures) {
+        let Some(summary) = summary else { continue };
+        let also_trained = if part == "eval" { grouped(summary.also_trained as u64) } else { "-".to_owned() };
+        table.row([
+            format!("{} {part}", shorten(name, 16)),
+            grouped((summary.rows - summary.skipped) as u64),
+            count(summary.supervised_tokens as f64),
+            grouped(summary.length.median as u64),
+            grouped(summary.length.p95 as u64),
+            grouped(summary.length.most as u64),
+            percent(summary.longer as f64 / summary.rows.max(1) as f64),
+            grouped(summary.duplicates as u64),
+            also_trained,
+        ]);
     }
     table
 }
@@ -160,7 +179,8 @@ pub fn render_details(plan: &Plan) -> String {
     for training in &plan.trainings {
         trainings.row([shorten(&training.title, 48), grouped(training.steps), count(training.tokens as f64)]);
     }
-    let mut measured = Table::new(["measured", "tasks", "losses", "answers"]);
+    let on = if plan.measures.is_empty() { "tasks" } else { "tasks and more" };
+    let mut measured = Table::new(["measured", on, "losses", "answers"]);
     for StageEvaluation { column, tasks, losses, answers, .. } in &plan.stage_evaluations {
         measured.row([column.to_string(), grouped(*tasks), grouped(*losses), grouped(*answers)]);
     }
@@ -184,7 +204,7 @@ pub fn render_details(plan: &Plan) -> String {
         stages.row([name, bytes(*memory_bytes), bytes(*disk_bytes), bytes(*disk_bytes_after)]);
     }
     let tables = [
-        (data(&plan.tasks), String::new()),
+        (data(plan), String::new()),
         (trainings, about_epochs(plan)),
         (measured, String::new()),
         (memory, String::new()),

@@ -1,7 +1,7 @@
 //! Tables about importance after probes of several lengths.
 
-use cpift_model::compare::results::{Agreement, Interval, LengthResults, MeasureAtLength};
-use cpift_model::stages::measure::Measure;
+use cpift_model::compare::results::{Agreement, Interval, LengthResults, SaliencyAtLength};
+use cpift_model::stages::saliency::Saliency;
 use cpift_model::table::Table;
 
 use super::units::{grouped, percent};
@@ -35,14 +35,14 @@ pub fn tables(lengths: &LengthResults) -> Vec<Table> {
     tables
 }
 
-/// A row for each measure, a column for each length.
-fn by_length(lengths: &LengthResults, caption: String, cell: impl Fn(&MeasureAtLength) -> String) -> Table {
+/// A row for each saliency, a column for each length.
+fn by_length(lengths: &LengthResults, caption: String, cell: impl Fn(&SaliencyAtLength) -> String) -> Table {
     let steps = lengths.steps.iter().map(|steps| format!("{} steps", grouped(*steps)));
-    let headings = ["measure".to_owned(), "formula".to_owned()].into_iter().chain(steps);
+    let headings = ["saliency".to_owned(), "formula".to_owned()].into_iter().chain(steps);
     let mut table = Table::captioned(caption, headings.collect::<Vec<_>>());
-    for measure in Measure::ALL {
-        let cells = lengths.measures.iter().filter(|found| found.measure == measure).map(&cell);
-        let names = [measure.name(), measure.formula()].map(str::to_owned);
+    for saliency in Saliency::ALL {
+        let cells = lengths.saliencies.iter().filter(|found| found.saliency == saliency).map(&cell);
+        let names = [saliency.name(), saliency.formula()].map(str::to_owned);
         table.row(names.into_iter().chain(cells));
     }
     table

@@ -98,7 +98,7 @@ impl Progress {
             let line = format!("{}: step {}/{} · {details}", training.title, training.done, training.steps);
             self.say_line(&line);
         }
-        if !step.evaluation.is_empty() {
+        if !(step.evaluation.is_empty() && step.measures.is_empty()) {
             self.say_line(&self.style.dim(samples(step)));
         }
     }
@@ -157,7 +157,7 @@ fn samples(step: &StepReport) -> String {
         let share = score.share().map(|share| format!(", {} {}", percent(share), score.score_kind.name()));
         format!("{} loss {:.3}{}", visible(&sample.task), score.loss, share.unwrap_or_default())
     };
-    let scores: Vec<String> = step.evaluation.iter().map(score).collect();
+    let scores: Vec<String> = step.evaluation.iter().chain(&step.measures).map(score).collect();
     let seconds = duration(step.evaluation_seconds);
     format!("after step {} (measured in {seconds}): {}", grouped(step.number), scores.join(" · "))
 }
@@ -372,6 +372,7 @@ mod tests {
             frozen: 0,
             time: 0.0,
             evaluation: Vec::new(),
+            measures: Vec::new(),
             evaluation_seconds: 0.0,
             communication: None,
         }

@@ -123,10 +123,24 @@ fn angles(report: &FusionReport) -> Table {
     table
 }
 
-/// The closing table: loss and score of every task in every column, and their means; and the perplexities.
+/// The closing table: loss and score of every task in every column, and their means; the perplexities; and what is measured
+/// only.
 pub fn scores(report: &JobReport, style: Style) -> String {
+    let measures = report.measures_table().map(|mut table| {
+        table.rows.iter_mut().for_each(|row| row[0] = shorten(&row[0], 18));
+        format!(
+            "\n{}\n{}",
+            style.bold("Measured only, never trained: change against the base"),
+            aligned(&table)
+        )
+    });
+    task_scores(report, style) + &measures.unwrap_or_default()
+}
+
+fn task_scores(report: &JobReport, style: Style) -> String {
     if report.tasks.iter().all(|task| task.scores.iter().all(Option::is_none)) {
-        return "No task has an `eval` file: nothing was measured.\n".to_owned();
+        let nothing = if report.measures.is_empty() { ": nothing was measured" } else { "" };
+        return format!("No task has an `eval` file{nothing}.\n");
     }
     let columns = &report.columns;
     let above = columns.iter().map(|column| (column.to_string(), 2));

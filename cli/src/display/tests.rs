@@ -109,6 +109,7 @@ fn the_plan_names_everything_before_work_begins() {
         architecture: "LlamaForCausalLM".to_owned(),
         parameters: 1_048_576,
         tasks: vec![task("arithmetic", 2000), task("code", 900)],
+        measures: Vec::new(),
         trainings: vec![
             TrainingPlan {
                 kind: TrainingKind::Probe,
@@ -321,6 +322,7 @@ fn the_closing_table_has_every_task_in_every_column() {
         method: Method::Cpift,
         columns: vec![Column::Base, Column::Probe, Column::Fused, Column::Final],
         tasks: tasks.collect(),
+        measures: Vec::new(),
         frozen_verified: 31_415,
         seconds: 163.0,
         steps: 720,

@@ -8,8 +8,9 @@ use super::family::Family;
 use super::folder::{ComparisonFolder, UnitResult};
 use super::probe_lengths;
 use super::results::{
-    BudgetSteps, Comparison, Forgetting, ForgettingMethod, ImportanceOverlap, Interval, MethodResult, Origin,
-    Overlaps, PairRun, RESULTS_VERSION, Reference, SeedCores, SeedRun, SeedsOverlap, Summary, TaskSummary,
+    BudgetSteps, Comparison, Forgetting, ForgettingMethod, ImportanceOverlap, Interval, MeasureSummary,
+    MethodResult, Origin, Overlaps, PairRun, RESULTS_VERSIONS, Reference, SeedCores, SeedRun, SeedsOverlap,
+    Summary, TaskSummary,
 };
 use super::rows::Row;
 use crate::checkpoint::TensorFile;
@@ -18,7 +19,7 @@ use crate::files::read_json;
 use crate::job::names::{CORE, GROUPS, REPORT};
 use crate::job::{PairMethod, ProbeLengths, SavedCores};
 use crate::progress::{Column, JobReport, Score};
-use crate::recipe::{Edit, ImportanceKind};
+use crate::recipe::{Edit, ImportanceKind, Recipe};
 use crate::stages::masks::mask_file;
 
 /// What a comparison consists of: units by name, one for each seed, in the order of the seeds.
@@ -28,6 +29,8 @@ pub struct Collection {
     pub origin: Origin,
     /// Names of the tasks.
     pub tasks: Vec<String>,
+    /// Names of what is measured and never trained.
+    pub measures: Vec<String>,
     /// The seeds.
     pub seeds: Vec<u64>,
     /// Steps of the budgets.
@@ -46,9 +49,11 @@ pub struct Collection {
 
 impl Collection {
     /// A collection without units.
-    pub fn new(origin: Origin, tasks: Vec<String>, seeds: Vec<u64>, steps: BudgetSteps) -> Self {
+    pub fn new(origin: Origin, recipe: Recipe, seeds: Vec<u64>, steps: BudgetSteps) -> Self {
         let (specialists, rows, importance, pairs, probe_lengths) = Default::default();
-        Self { origin, tasks, seeds, steps, specialists, rows, importance, pairs, probe_lengths }
+        let tasks = recipe.task.into_iter().map(|task| task.name).collect();
+        let measures = recipe.measure.into_iter().map(|measure| measure.name).collect();
+        Self { origin, tasks, measures, seeds, steps, specialists, rows, importance, pairs, probe_lengths }
     }
 }
 
@@ -61,7 +66,7 @@ pub fn collect(folder: &ComparisonFolder, collection: Collection) -> Result<Comp
         .specialists
         .iter()
         .zip(&collection.seeds)
-        .map(|(id, &seed)| reference(folder, id, seed, &collection.tasks))
+        .map(|(id, &seed)| reference(folder, id, seed, &collection))
         .collect::<Result<Vec<_>>>()?;
     let methods = collection
         .rows
@@ -80,12 +85,13 @@ pub fn collect(folder: &ComparisonFolder, collection: Collection) -> Result<Comp
             probe_lengths::collect(&runs, lengths, &collection.tasks, &references)
         })
         .transpose()?;
-    let Collection { origin, tasks, seeds, steps, .. } = collection;
-    let version = RESULTS_VERSION;
+    let Collection { origin, tasks, measures, seeds, steps, .. } = collection;
+    let version = if measures.is_empty() { *RESULTS_VERSIONS.start() } else { *RESULTS_VERSIONS.end() };
     Ok(Comparison {
         version,
         origin,
         tasks,
+        measures,
         seeds,
         steps,
         references,
@@ -97,10 +103,10 @@ pub fn collect(folder: &ComparisonFolder, collection: Collection) -> Result<Comp
     })
 }
 
-/// The score of one task in one column of a report: there is no comparison without it.
+/// The score of one task or measure in one column of a report: there is no comparison without it.
 fn score(id: &str, report: &JobReport, column: &Column, task: &str) -> Result<Score> {
     let index = report.columns.iter().position(|other| other == column);
-    let row = report.tasks.iter().find(|row| row.task == task);
+    let row = report.tasks.iter().chain(&report.measures).find(|row| row.task == task);
     let score = index.zip(row).and_then(|(index, row)| row.scores.get(index).copied().flatten());
     score.ok_or_else(|| Error::Job(format!("the run {id} has no score of `{task}` in the column `{column}`")))
 }
@@ -109,12 +115,14 @@ fn column_scores(id: &str, report: &JobReport, column: &Column, tasks: &[String]
     tasks.iter().map(|task| score(id, report, column, task)).collect()
 }
 
-fn reference(folder: &ComparisonFolder, id: &str, seed: u64, tasks: &[String]) -> Result<Reference> {
+fn reference(folder: &ComparisonFolder, id: &str, seed: u64, collection: &Collection) -> Result<Reference> {
+    let Collection { tasks, measures, .. } = collection;
     let UnitResult { report, peak_memory_bytes, .. } = folder.read_result(id)?;
     Ok(Reference {
         seed,
         base: column_scores(id, &report, &Column::Base, tasks)?,
         specialist: column_scores(id, &report, &Column::Probe, tasks)?,
+        measures: column_scores(id, &report, &Column::Base, measures)?,
         seconds: report.seconds,
         peak_memory_bytes,
     })
@@ -130,11 +138,16 @@ fn method(
     let run = |(id, reference): (&String, &Reference)| -> Result<SeedRun> {
         let UnitResult { report, peak_memory_bytes, .. } = folder.read_result(id)?;
         let scores = column_scores(id, &report, &row.column(), &collection.tasks)?;
-        Ok(seed_run(reference, scores, report.seconds, peak_memory_bytes, format!("runs/{id}")))
+        let measures = column_scores(id, &report, &row.column(), &collection.measures)?;
+        let run = seed_run(reference, scores, report.seconds, peak_memory_bytes, format!("runs/{id}"));
+        Ok(SeedRun { measures, ..run })
     };
     let runs = units.iter().zip(references).map(run).collect::<Result<Vec<_>>>()?;
-    let summary = summarise(&runs, collection.tasks.len())
-        .ok_or_else(|| Error::Job("a comparison needs at least one seed".to_owned()))?;
+    let no_seed = || Error::Job("a comparison needs at least one seed".to_owned());
+    let measures = (0..collection.measures.len()).map(|measure| measure_summary(&runs, references, measure));
+    let measures = measures.collect::<Option<Vec<_>>>().ok_or_else(no_seed)?;
+    let summary = summarise(&runs, collection.tasks.len()).ok_or_else(no_seed)?;
+    let summary = Summary { measures, ..summary };
     Ok(MethodResult {
         name: row.name.clone(),
         title: row.title.clone(),
@@ -166,6 +179,7 @@ fn seed_run(
     SeedRun {
         seed: reference.seed,
         scores,
+        measures: Vec::new(),
         mean_normalised: mean,
         normalised,
         worst_task: worst.map(|(task, _)| task),
@@ -174,6 +188,18 @@ fn seed_run(
         peak_memory_bytes,
         folder,
     }
+}
+
+/// What a method costs on what is measured only, against the base model of the same seed; none without runs.
+fn measure_summary(runs: &[SeedRun], references: &[Reference], measure: usize) -> Option<MeasureSummary> {
+    let pairs = || {
+        let base = references.iter().map(|reference| &reference.measures[measure]);
+        runs.iter().map(|run| &run.measures[measure]).zip(base)
+    };
+    Some(MeasureSummary {
+        loss_change: Interval::of_all(pairs().map(|(now, base)| Some(now.loss - base.loss)))?,
+        score_change: Interval::of_all(pairs().map(|(now, base)| Some(now.share()? - base.share()?))),
+    })
 }
 
 /// None without runs.
@@ -197,6 +223,7 @@ fn summarise(runs: &[SeedRun], tasks: usize) -> Option<Summary> {
         (0..tasks).rev().max_by_key(|&task| times_worst(task)).filter(|&task| times_worst(task) > 0);
     Some(Summary {
         tasks: (0..tasks).map(task).collect::<Option<Vec<_>>>()?,
+        measures: Vec::new(),
         mean_score: over_runs(&|run| mean(run, Score::share)),
         mean_exact_match: over_runs(&|run| mean(run, |score| score.exact_match)),
         mean_normalised: over_runs(&|run| run.mean_normalised),
@@ -340,6 +367,7 @@ mod tests {
             seed: 1,
             base: vec![score(2.0, Some(0.0)), score(2.0, Some(0.5))],
             specialist: vec![score(1.0, Some(1.0)), score(1.0, Some(0.5))],
+            measures: Vec::new(),
             seconds: 1.0,
             peak_memory_bytes: None,
         };

@@ -101,11 +101,10 @@ impl Prepared {
         };
         let mut units = Units { source, root, spec: spec_text(&spec)?, memory, units: Vec::new() };
         let seeds: Vec<u64> = (0..options.seeds).map(|index| recipe.seed.wrapping_add(index)).collect();
-        let tasks = recipe.task.into_iter().map(|task| task.name).collect();
         let origin = origin(&planned, &spec);
         let studies = Studies { forgetting: options.forgetting, probe_lengths: options.probe_lengths };
         let is_measured = recipe.evaluate.every > 0;
-        let collection = units.collection(Collection::new(origin, tasks, seeds, steps), rows, studies)?;
+        let collection = units.collection(Collection::new(origin, recipe, seeds, steps), rows, studies)?;
         let measuring = is_measured.then(|| measuring(&units.units, &planned));
         Ok(Self { spec, units: units.units, collection, measuring })
     }

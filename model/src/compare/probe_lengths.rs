@@ -11,12 +11,12 @@ use crate::files::read_json;
 use crate::job::names::{REPORT, probe_length_place};
 use crate::job::{LengthReport, ProbeLengths, length_scores};
 use crate::stages::group::chance_overlap;
-use crate::stages::measure::Measure;
+use crate::stages::saliency::Saliency;
 
 /// Shares of the parameters whose overlaps are given.
 const FRACTIONS: [f64; 5] = [0.001, 0.01, 0.05, 0.2, 0.5];
 
-/// How importance depends on the length of a probe, its seed and its measure. Probes have one learning rate from the first
+/// How importance depends on the length of a probe, its seed and its saliency. Probes have one learning rate from the first
 /// step on, so that a longer one is a shorter one that went on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LengthResults {
@@ -26,27 +26,27 @@ pub struct LengthResults {
     pub sampled: u64,
     /// Of so many that can be in a core.
     pub eligible: u64,
-    /// Shares of the parameters that cores have, for [`MeasureAtLength::overlaps`].
+    /// Shares of the parameters that cores have, for [`SaliencyAtLength::overlaps`].
     pub fractions: Vec<f64>,
     /// The overlap that chance would give, for each of the fractions.
     pub chance: Vec<f64>,
-    /// Shares of the parameters that were transplanted, for [`MeasureAtLength::gains`].
+    /// Shares of the parameters that were transplanted, for [`SaliencyAtLength::gains`].
     pub transplants: Vec<f64>,
     /// Mean loss of the probes of each length on their own tasks, over tasks and seeds; `base_loss` is the base's.
     pub losses: Vec<f64>,
     /// Mean loss of the base.
     pub base_loss: f64,
-    /// By measure and length.
-    pub measures: Vec<MeasureAtLength>,
-    /// As [`MeasureAtLength::gains`], of as many random parameters, for each length.
+    /// By saliency and length.
+    pub saliencies: Vec<SaliencyAtLength>,
+    /// As [`SaliencyAtLength::gains`], of as many random parameters, for each length.
     pub random_gains: Vec<Vec<Option<Interval>>>,
 }
 
-/// A measure of importance at one length.
+/// A saliency at one length.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MeasureAtLength {
-    /// The measure.
-    pub measure: Measure,
+pub struct SaliencyAtLength {
+    /// The saliency.
+    pub saliency: Saliency,
     /// Optimizer steps of the probes.
     pub steps: u64,
     /// Spearman's rank correlation of the scores.
@@ -85,28 +85,28 @@ pub fn collect(
         reports
             .push(of_all(runs, tasks, |run, task| read_report(&run.join(probe_length_place(task, steps))))?);
     }
-    let ranked = |steps_index: usize, measure| {
+    let ranked = |steps_index: usize, saliency| {
         let steps = lengths.steps[steps_index];
         let mut reports = reports[steps_index].iter().flatten();
         of_all(runs, tasks, |run, task| {
             let folder = run.join(probe_length_place(task, steps));
             let report = reports.next().ok_or_else(|| missing(&folder))?;
-            Ok(Ranks::of(&length_scores(&folder, report, measure)?))
+            Ok(Ranks::of(&length_scores(&folder, report, saliency)?))
         })
     };
     let base: Vec<Vec<f64>> =
         references.iter().map(|seed| seed.base.iter().map(|score| score.loss).collect()).collect();
-    let mut measures = Vec::new();
-    for measure in Measure::ALL {
-        let last = ranked(lengths.steps.len() - 1, measure)?;
+    let mut saliencies = Vec::new();
+    for saliency in Saliency::ALL {
+        let last = ranked(lengths.steps.len() - 1, saliency)?;
         for (index, &steps) in lengths.steps.iter().enumerate() {
-            let own = if steps == longest { None } else { Some(ranked(index, measure)?) };
+            let own = if steps == longest { None } else { Some(ranked(index, saliency)?) };
             let ranks = own.as_ref().unwrap_or(&last);
             let correlation = agreement(ranks, &last, |a, b| vec![a.correlation(b)]);
             let overlaps = agreement(ranks, &last, |a, b| a.overlaps(b, &FRACTIONS));
-            let gain = |&fraction: &f64| gains(&reports[index], &base, Some(measure), fraction);
-            measures.push(MeasureAtLength {
-                measure,
+            let gain = |&fraction: &f64| gains(&reports[index], &base, Some(saliency), fraction);
+            saliencies.push(SaliencyAtLength {
+                saliency,
                 steps,
                 correlation: correlation[0],
                 overlaps,
@@ -133,7 +133,7 @@ pub fn collect(
         losses: reports.iter().map(|of| mean(&mut of.iter().flatten().map(|report| report.loss))).collect(),
         base_loss: mean(&mut base.iter().flatten().copied()),
         random_gains: reports.iter().map(random).collect(),
-        measures,
+        saliencies,
     })
 }
 
@@ -199,14 +199,14 @@ fn means(lists: impl Iterator<Item = Vec<f64>>) -> Option<Vec<f64>> {
 fn gains(
     reports: &[Vec<LengthReport>],
     base: &[Vec<f64>],
-    measure: Option<Measure>,
+    saliency: Option<Saliency>,
     fraction: f64,
 ) -> Option<Interval> {
     let of_seed = |(reports, base): (&Vec<LengthReport>, &Vec<f64>)| -> Option<f64> {
         let (mut gain, mut whole) = (0.0, 0.0);
         for (report, base) in reports.iter().zip(base) {
             let is_it =
-                |loss: &&crate::job::TransplantLoss| loss.measure == measure && loss.fraction == fraction;
+                |loss: &&crate::job::TransplantLoss| loss.saliency == saliency && loss.fraction == fraction;
             gain += base - report.transplants.iter().find(is_it)?.loss;
             whole += base - report.loss;
         }
@@ -306,7 +306,7 @@ mod tests {
             eligible: 1,
             loss,
             transplants: vec![crate::job::TransplantLoss {
-                measure: None,
+                saliency: None,
                 fraction: 0.1,
                 loss: transplanted,
             }],
@@ -315,7 +315,7 @@ mod tests {
         let base = vec![vec![2.0, 4.0]];
         let found = gains(&reports, &base, None, 0.1).unwrap();
         assert!((found.mean - 1.0 / 3.0).abs() < 1e-12);
-        assert_eq!(gains(&reports, &base, Some(Measure::Net), 0.1), None);
+        assert_eq!(gains(&reports, &base, Some(Saliency::Net), 0.1), None);
         assert_eq!(gains(&reports, &[vec![1.0, 2.0]], None, 0.1), None);
     }
 }

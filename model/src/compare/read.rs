@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::results::{Comparison, Forgetting, MethodResult, RESULTS_VERSION};
+use super::results::{Comparison, Forgetting, MethodResult, RESULTS_VERSIONS, Reference, SeedRun};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -28,9 +28,10 @@ impl Comparison {
         let text = files::read_text(&path)?;
         let comparison: Self = serde_json::from_str(&text)
             .map_err(|error| refuse(format!("is not the results of a comparison: {error}")))?;
-        if comparison.version != RESULTS_VERSION {
+        if !RESULTS_VERSIONS.contains(&comparison.version) {
+            let (first, last) = (RESULTS_VERSIONS.start(), RESULTS_VERSIONS.end());
             let reason =
-                format!("is of version {}, this program reads {RESULTS_VERSION}", comparison.version);
+                format!("is of version {}, this program reads {first} to {last}", comparison.version);
             return Err(refuse(reason));
         }
         match comparison.misfit() {
@@ -41,12 +42,15 @@ impl Comparison {
 
     /// The first thing whose lengths or indices are not those of the tasks and seeds.
     fn misfit(&self) -> Option<String> {
-        let tasks = self.tasks.len();
-        let references = self.references.iter();
-        if references.clone().any(|seed| seed.base.len() != tasks || seed.specialist.len() != tasks) {
+        let (tasks, measures) = (self.tasks.len(), self.measures.len());
+        let mut references = self.references.iter();
+        let fits = |seed: &Reference| {
+            (seed.base.len(), seed.specialist.len(), seed.measures.len()) == (tasks, tasks, measures)
+        };
+        if references.any(|seed| !fits(seed)) {
             return Some("a reference".to_owned());
         }
-        let broken = self.methods.iter().find(|method| !method.fits(tasks));
+        let broken = self.methods.iter().find(|method| !method.fits(tasks, measures));
         if let Some(method) = broken {
             return Some(format!("`{}`", method.name));
         }
@@ -67,11 +71,14 @@ impl Comparison {
 }
 
 impl MethodResult {
-    fn fits(&self, tasks: usize) -> bool {
-        let of_run =
-            |run: &super::results::SeedRun| run.scores.len() == tasks && run.normalised.len() == tasks;
-        let worst = self.summary.worst_task.is_none_or(|task| task < tasks);
-        self.summary.tasks.len() == tasks && worst && self.runs.iter().all(of_run)
+    fn fits(&self, tasks: usize, measures: usize) -> bool {
+        let of_run = |run: &SeedRun| {
+            (run.scores.len(), run.normalised.len(), run.measures.len()) == (tasks, tasks, measures)
+        };
+        let summary = &self.summary;
+        let worst = summary.worst_task.is_none_or(|task| task < tasks);
+        let fits = (summary.tasks.len(), summary.measures.len()) == (tasks, measures);
+        fits && worst && self.runs.iter().all(of_run)
     }
 }
 

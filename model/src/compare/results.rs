@@ -2,26 +2,29 @@
 //!
 //! One [`Comparison`] holds everything a table or a report needs. A value that was not measured is `null`,
 //! never 0. Lists over tasks are in the order of [`Comparison::tasks`], lists over seeds in that of
-//! [`Comparison::seeds`].
+//! [`Comparison::seeds`], lists over what is measured only in that of [`Comparison::measures`].
 
 use serde::{Deserialize, Serialize};
 
-pub use super::probe_lengths::{Agreement, LengthResults, MeasureAtLength};
+pub use super::probe_lengths::{Agreement, LengthResults, SaliencyAtLength};
 use crate::progress::{CoreReport, GroupReport, Score};
 use crate::score::ScoreKind;
 
-/// Version of this form.
-pub const RESULTS_VERSION: u32 = 1;
+/// Versions of this form that are read: from 2 on with what is measured only, of which 1 has nothing.
+pub const RESULTS_VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
 
 /// A whole comparison.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
-    /// Version of this form: [`RESULTS_VERSION`].
+    /// Version of this form, one of [`RESULTS_VERSIONS`]: the first that can say what it says.
     pub version: u32,
     /// How every figure was obtained.
     pub origin: Origin,
     /// Names of the tasks.
     pub tasks: Vec<String>,
+    /// Names of what is measured and never trained.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measures: Vec<String>,
     /// Seeds of the repetitions.
     pub seeds: Vec<u64>,
     /// Optimizer steps of the two budgets.
@@ -150,6 +153,9 @@ pub struct Reference {
     pub base: Vec<Score>,
     /// Every task's own specialist on it: normalised score 1.
     pub specialist: Vec<Score>,
+    /// The base model on what is measured only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measures: Vec<Score>,
     /// Wall time of training and evaluating all specialists, in seconds.
     pub seconds: f64,
     /// Most memory of the process that trained them; none where the system does not say.
@@ -199,6 +205,9 @@ pub struct SeedRun {
     pub seed: u64,
     /// The final model on every task.
     pub scores: Vec<Score>,
+    /// The final model on what is measured only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measures: Vec<Score>,
     /// Every task between base = 0 and its own specialist = 1, by the share answered right where the task has it, else
     /// by loss; none where base and specialist do not differ.
     pub normalised: Vec<Option<f64>>,
@@ -221,6 +230,9 @@ pub struct SeedRun {
 pub struct Summary {
     /// Each task.
     pub tasks: Vec<TaskSummary>,
+    /// What is measured only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measures: Vec<MeasureSummary>,
     /// Mean over the tasks of the share answered right, from 0 to 1; none when a task has none, and in records of
     /// earlier versions: see [`Summary::mean_share`].
     #[serde(default)]
@@ -255,6 +267,15 @@ pub struct TaskSummary {
     pub exact_match: Option<Interval>,
     /// Between base and specialist.
     pub normalised: Option<Interval>,
+}
+
+/// What a method costs, or gains, where nothing was trained, over all seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MeasureSummary {
+    /// Loss of the final model less the base model's, of the same seed, in nats per supervised token.
+    pub loss_change: Interval,
+    /// The same of the share of rows answered right, from −1 to 1; none for rows without prompts.
+    pub score_change: Option<Interval>,
 }
 
 impl Summary {

@@ -102,7 +102,7 @@ const MERGES: [(&str, &str, &[Edit]); 6] = [
 const CORES_IN_DARE: [Edit; 3] = [FuseBackbone(Backbone::Dare), FuseDensity(0.1), FuseScale(0.4)];
 
 /// CPI-FT with one choice changed: family, name, what it is, edits.
-const ABLATIONS: [(Family, &str, &str, &[Edit]); 32] = [
+const ABLATIONS: [(Family, &str, &str, &[Edit]); 33] = [
     (Family::Cores, "cores=random", "random cores", &[ProbeImportance(Importance::Random)]),
     (
         Family::Cores,
@@ -122,6 +122,12 @@ const ABLATIONS: [(Family, &str, &str, &[Edit]); 32] = [
         "importance=fisher",
         "importance by squared gradients",
         &[ProbeImportance(Importance::Fisher)],
+    ),
+    (
+        Family::Importance,
+        "importance=fisher-net",
+        "importance by movement weighted by squared gradients",
+        &[ProbeImportance(Importance::FisherNet)],
     ),
     (
         Family::Fusion,

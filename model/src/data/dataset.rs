@@ -271,9 +271,10 @@ impl Dataset {
         self.content.truncate(rows);
     }
 
-    /// A notice about the rows that also stand in `training`.
-    pub(crate) fn also_in(&self, training: &Self) -> Option<FileNotice> {
-        let known: HashSet<u128> = training.content.hashes.iter().copied().collect();
+    /// A notice about the rows that also stand in one of these to train on.
+    pub(crate) fn also_in(&self, training: &[&Self]) -> Option<FileNotice> {
+        let known: HashSet<u128> =
+            training.iter().flat_map(|training| training.content.hashes.iter().copied()).collect();
         let rows = self.rows().iter().zip(&self.content.hashes).filter(|(_, hash)| known.contains(hash));
         FileNotice::of(Notice::AlsoTrained, rows.map(|(row, _)| row.position))
     }

@@ -25,7 +25,7 @@ impl Session<'_> {
             _ => &[Column::Base, Column::Final],
         };
         self.evaluate_all(&Column::Base)?;
-        self.evaluate_samples(&Column::Base, &self.job.inputs.all_tasks())?;
+        self.evaluate_all_samples(&Column::Base)?;
         let groups = if method == Method::Staged {
             self.make_probes()?;
             let cores = self.select_cores()?;

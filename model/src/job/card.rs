@@ -20,7 +20,7 @@ use crate::error::Result;
 use crate::files::{self, MOST_TEXT_BYTES, read_input, read_json};
 use crate::hub::HubOrigin;
 use crate::progress::{
-    CoreReport, GroupReport, JobReport, ProcessRecord, RunRecord, TaskPlan, counted, grouped,
+    CoreReport, GroupReport, JobReport, MeasurePlan, ProcessRecord, RunRecord, TaskPlan, counted, grouped,
 };
 use crate::recipe::{DataFiles, Method, Recipe, TrainSettings};
 use crate::table::Table;
@@ -47,6 +47,8 @@ struct CardFacts<'a> {
     /// Repositories of the data.
     datasets: BTreeSet<String>,
     tasks: &'a [TaskPlan],
+    /// What was measured and never trained.
+    measures: &'a [MeasurePlan],
     report: &'a JobReport,
     cores: Option<CoreReport>,
     groups: Option<GroupReport>,
@@ -81,7 +83,7 @@ fn gather<'a>(job: &'a Job, report: &'a JobReport) -> Result<CardFacts<'a>> {
     let saved: Option<SavedCores> = read_json(&job.out.join(CORE).join(REPORT))?;
     let tasks = &job.inputs.tasks;
     let task_models = job.recipe.task.iter().filter_map(|task| task.model.as_deref());
-    let data = tasks.iter().flat_map(|task| [Some(&task.train), task.eval.as_ref()]).flatten();
+    let data = tasks.iter().flat_map(|task| [Some(&task.train), task.eval()]).flatten();
     let has_messages = tasks.iter().any(|task| task.train.format() == RowFormat::Messages);
     let record: Option<RunRecord> = read_json(&job.out.join(RUN))?;
     Ok(CardFacts {
@@ -98,6 +100,7 @@ fn gather<'a>(job: &'a Job, report: &'a JobReport) -> Result<CardFacts<'a>> {
             .map(|origin| origin.repository)
             .collect(),
         tasks: &job.plan.tasks,
+        measures: &job.plan.measures,
         report,
         cores: saved.map(|saved| saved.report),
         groups: read_json(&job.out.join(GROUPS))?,
@@ -226,7 +229,7 @@ fn tasks(facts: &CardFacts<'_>) -> String {
 }
 
 fn results(facts: &CardFacts<'_>) -> String {
-    if facts.tasks.iter().all(|task| task.eval_rows.is_none()) {
+    if facts.tasks.iter().all(|task| task.eval_rows.is_none()) && facts.measures.is_empty() {
         return String::new();
     }
     let mut text = format!("## Results\n\n{}\n", facts.report.score_table());
@@ -244,6 +247,10 @@ fn results(facts: &CardFacts<'_>) -> String {
             "Of the rows to evaluate `{}` on, {rows} are among those it is trained on.",
             task.name
         );
+    }
+    for measure in facts.measures.iter().filter(|measure| measure.rows.also_trained > 0) {
+        let rows = grouped(measure.rows.also_trained as u64);
+        let _ = writeln!(text, "Of the rows of `{}`, {rows} are among those of the tasks.", measure.name);
     }
     text
 }
@@ -350,6 +357,9 @@ fn published(recipe: &Recipe) -> Recipe {
         task.train = hide_files(&task.train);
         task.eval = task.eval.as_ref().map(hide_files);
         hide(&mut task.model);
+    }
+    for measure in &mut recipe.measure {
+        measure.eval = hide_files(&measure.eval);
     }
     recipe
 }

@@ -11,6 +11,7 @@ use super::names::{CORE, FUSED, GROUPS, IMPORTANCE, REPORT, probe_place};
 use super::plan::split_evenly;
 use super::session::Session;
 use super::training::{FrozenSet, Training, TrainingPart};
+use super::trainings::stored_importance;
 use super::weights::require_fit;
 use super::{cores, seal};
 use crate::checkpoint::{Checkpoint, NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
@@ -24,7 +25,7 @@ use crate::stages::fuse::{Core, Cores, fuse};
 use crate::stages::models::TaskModels;
 use crate::stages::pieces::{LayoutPart, pieces};
 use crate::stages::{core, group};
-use crate::trainer::{StatePart, StateView};
+use crate::trainer::StateView;
 
 /// Columns of the closing table.
 const COLUMNS: [Column; 4] = [Column::Base, Column::Probe, Column::Fused, Column::Final];
@@ -34,7 +35,7 @@ impl<'a> Session<'a> {
     pub(super) fn run_cpift(&mut self) -> Result<JobReport> {
         let until = self.job.until;
         self.evaluate_all(&Column::Base)?;
-        self.evaluate_samples(&Column::Base, &self.job.inputs.all_tasks())?;
+        self.evaluate_all_samples(&Column::Base)?;
         self.make_probes()?;
         if until == Some(Stage::Probe) {
             return self.report(&COLUMNS[..2]);
@@ -106,12 +107,13 @@ impl<'a> Session<'a> {
             is_last: false,
         })?;
         let key = TrainingStage::Probe.training(&task.name);
-        let importance = job.state.importance_bytes(&job.inputs.layout, self.trainer.importance_kind());
+        let stored = stored_importance(&job.recipe, job.state);
+        let importance = stored.map_or(0, |_| job.state.bytes_of_part(&job.inputs.layout));
         self.make_room(&key, self.model_files().bytes() + importance as u64)?;
         let mut writing = AtomicFolder::create(&folder)?;
         self.add_model(&mut writing, &self.model_files())?;
-        if models.has_importance(index) {
-            let importance = self.trainer.state(StatePart::Importance)?;
+        if let Some(part) = stored {
+            let importance = self.trainer.state(part)?;
             let tensors = importance_tensors(&job.inputs.layout, importance)?;
             writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, None))?;
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::ModelConfig;
 use crate::data::{DataSettings, Dataset, Position, Preparation, Shots};
 use crate::error::{Error, Result};
-use crate::recipe::{DataFiles, ModelSettings, Recipe, TaskSettings};
+use crate::recipe::{DataFiles, MeasureSettings, ModelSettings, Recipe, TaskSettings};
 use crate::tokenizer::Tokenizer;
 
 /// The files of a task by name, its patterns resolved.
@@ -83,7 +83,7 @@ impl TaskData {
         let end = shots.end(&training, tokenizer);
         let Some(eval_files) = &files.eval else { return Ok(Self { name, train, eval: None, end }) };
         let mut eval = load(eval_files, &plain)?;
-        let notice = eval.also_in(&train);
+        let notice = eval.also_in(&[&train]);
         if !shots.is_empty() {
             // `max_length` is about rows that are trained on: with examples before them they may be longer.
             eval = load(eval_files, &DataSettings { max_length: positions, shots, ..plain })?;
@@ -93,36 +93,89 @@ impl TaskData {
     }
 }
 
-/// The data of some tasks, and the tokenizer that made their tokens.
+/// The files that a measure's settings name.
+///
+/// # Errors
+/// As [`DataFiles::expand`].
+pub(super) fn measure_files(measure: &MeasureSettings) -> Result<Vec<PathBuf>> {
+    measure.eval.expand()
+}
+
+/// The rows of a `[[measure]]`.
+#[derive(Debug)]
+pub struct MeasureData {
+    /// The measure's name.
+    pub name: String,
+    /// The rows, none of which is trained on for its sake.
+    pub eval: Arc<Dataset>,
+}
+
+impl MeasureData {
+    /// Reads the rows of a recipe's measure, whose settings are those of a task. `trained` are the rows of all tasks.
+    ///
+    /// # Errors
+    /// A file or row that cannot be used, by file and line.
+    pub(super) fn open(
+        recipe: &Recipe,
+        settings: &TaskSettings,
+        files: &[PathBuf],
+        tokenizer: &Tokenizer,
+        trained: &[&Dataset],
+        preparation: &Preparation<'_>,
+    ) -> Result<Self> {
+        let reading = DataSettings::of_evaluation(&recipe.model, settings);
+        let mut eval = Dataset::load_observed(files, tokenizer, &reading, preparation)?;
+        let notice = eval.also_in(trained);
+        eval.add_file_notice(notice);
+        Ok(Self { name: settings.name.clone(), eval: Arc::new(eval) })
+    }
+}
+
+/// The data of some tasks and measures, and the tokenizer that made their tokens.
 pub struct RecipeData {
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// The tasks in the recipe's order.
     pub tasks: Vec<TaskData>,
+    /// What is measured and never trained, in the recipe's order.
+    pub measures: Vec<MeasureData>,
 }
 
 impl RecipeData {
-    /// Reads and tokenizes the rows of a recipe's tasks, or of the one of a name. Of the model only its tokenizer is
-    /// read, and where examples precede rows its configuration.
+    /// Reads and tokenizes the rows of a recipe's tasks and measures, or of the one of a name. Of the model only its
+    /// tokenizer is read, and where examples precede rows its configuration.
     ///
     /// # Errors
-    /// No task of that name; a file, row, tokenizer or configuration that cannot be used.
+    /// No task or measure of that name; a file, row, tokenizer or configuration that cannot be used.
     pub fn open(recipe: &Recipe, task: Option<&str>, preparation: &Preparation<'_>) -> Result<Self> {
         recipe.validate()?;
         let tokenizer = Tokenizer::from_folder(tokenizer_folder(&recipe.model))?;
         let wanted = |name: &str| task.is_none_or(|task| task == name);
-        let names: Vec<&str> = recipe.task.iter().map(|task| task.name.as_str()).collect();
+        let is_measure = recipe.measure.iter().any(|measure| task == Some(&measure.name));
+        let names = recipe.task.iter().map(|task| &task.name);
+        let names: Vec<&str> =
+            names.chain(recipe.measure.iter().map(|measure| &measure.name)).map(String::as_str).collect();
         if let Some(task) = task.filter(|_| !names.iter().any(|name| wanted(name))) {
             let reason = format!("there is no task `{task}`: the recipe has {}", names.join(", "));
             return Err(Error::setting("--task", reason));
         }
-        let tasks = recipe.task.iter().filter(|task| wanted(&task.name)).map(|task| {
+        // Rows of a measure are looked for in those of all tasks.
+        let tasks = recipe.task.iter().filter(|task| is_measure || wanted(&task.name)).map(|task| {
             let positions =
                 if task.shots > 0 { model_config(&recipe.model)?.max_positions } else { usize::MAX };
             TaskData::open(recipe, task, &TaskFiles::of(task)?, &tokenizer, positions, preparation)
         });
-        let tasks = tasks.collect::<Result<Vec<_>>>()?;
-        Ok(Self { tokenizer, tasks })
+        let mut tasks = tasks.collect::<Result<Vec<_>>>()?;
+        let trained: Vec<&Dataset> = tasks.iter().map(|task| &task.train).collect();
+        let measures = recipe.measure.iter().filter(|measure| wanted(&measure.name)).map(|measure| {
+            let files = measure_files(measure)?;
+            MeasureData::open(recipe, &measure.as_task(), &files, &tokenizer, &trained, preparation)
+        });
+        let measures = measures.collect::<Result<Vec<_>>>()?;
+        if is_measure {
+            tasks.clear();
+        }
+        Ok(Self { tokenizer, tasks, measures })
     }
 }
 

@@ -1,7 +1,9 @@
 //! What a run folder takes, stage by stage.
 
+use cpift_engine::ops::adamw::ImportanceKind as Accumulate;
+
 use super::inputs::Inputs;
-use super::trainings::{accumulated, has_probes};
+use super::trainings::{accumulated, has_probes, stored_importance};
 use super::weights::weight_type_of;
 use crate::checkpoint::ModelFiles;
 use crate::progress::StageKind;
@@ -31,7 +33,7 @@ struct Sizes {
     checkpoint: u64,
     /// A probe with its importance.
     probe: u64,
-    /// Importance in a checkpoint, or beside a probe.
+    /// Importance in a checkpoint.
     importance: u64,
 }
 
@@ -40,9 +42,12 @@ impl Sizes {
         let model = ModelFiles::new(&inputs.base.config, None).bytes();
         let elements = inputs.layout.len() as u64;
         let flat = elements * size_of::<f32>() as u64;
-        let importance = state.importance_bytes(&inputs.layout, accumulated(recipe, state)) as u64;
+        let of_part = state.bytes_of_part(&inputs.layout) as u64;
+        let is_accumulated = accumulated(recipe, state) != Accumulate::None;
+        let importance = if is_accumulated { of_part } else { 0 };
+        let stored = stored_importance(recipe, state).map_or(0, |_| of_part);
         let checkpoint = flat + 2 * elements * state.storage().moments.bytes() as u64;
-        Self { checkpoint, probe: model + importance, importance }
+        Self { checkpoint, probe: model + stored, importance }
     }
 }
 

@@ -166,7 +166,11 @@ impl RunFolder {
             }
         }
         if let Some(result) = &self.result
-            && let Some(task) = result.tasks.iter().find(|task| task.scores.len() != result.columns.len())
+            && let Some(task) = result
+                .tasks
+                .iter()
+                .chain(&result.measures)
+                .find(|task| task.scores.len() != result.columns.len())
         {
             let reason = format!("`{}` has not one score per column; undo the change", task.task);
             return Err(Error::format(&self.path.join(RESULT), reason));

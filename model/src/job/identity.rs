@@ -21,13 +21,14 @@ use crate::transformer::Recompute;
 
 /// Keys of a resolved recipe that may differ when a run is continued: what nothing is computed from, what gives the same
 /// bits, and paths, since the content of the files is compared.
-const MAY_DIFFER: [&str; 13] = [
+const MAY_DIFFER: [&str; 14] = [
     "model.base",
     "model.config",
     "model.dtype",
     "task.train",
     "task.eval",
     "task.model",
+    "measure.eval",
     "train.recompute",
     "probe.recompute",
     "integrate.recompute",
@@ -108,8 +109,9 @@ pub fn of_probe(
     // What is measured, what is mixed and what is brought instead of a probe does not go into one.
     (task.weight, task.eval, task.model) = (1.0, None, None);
     (task.eval_limit, task.score, task.max_new_tokens, task.shots) = (None, Scoring::default(), None, 0);
+    task.answers = true;
     let settings = json(&(recipe.seed, &recipe.model, &probe, steps, state.on_the_device(), &task))?;
-    let is_read = |file: &&InputFile| file.role.trains(&task.name) || !file.role.is_of_task();
+    let is_read = |file: &&InputFile| file.role.trains(&task.name) || file.role.is_of_base();
     let files = texts_of(inputs.iter().filter(is_read));
     let settings = ["cpift-engine probe 5", settings.as_str()];
     Ok(hash_texts(settings.into_iter().chain(files.iter().map(String::as_str))))
@@ -173,6 +175,9 @@ fn without_what_may_differ(recipe: &Recipe) -> Recipe {
         *train = DataFiles::default();
         *eval = eval.as_ref().map(|_| DataFiles::default());
         forget(model);
+    }
+    for measure in &mut recipe.measure {
+        measure.eval = DataFiles::default();
     }
     recipe
 }

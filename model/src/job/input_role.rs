@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::serde_text::serde_as_text;
 
 /// What a file is to a run. In its records it is text: `base/tokenizer.json`, `task.code.train`, and `task.code.train/2`
-/// for the second file of the task.
+/// for the second file of the task; `measure.general text.eval` for rows that are never trained on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InputRole {
     /// The configuration of a model that starts from random weights.
@@ -20,6 +20,13 @@ pub enum InputRole {
         /// What its rows are for.
         split: Split,
         /// Which of the task's files it is, counted from 0.
+        index: usize,
+    },
+    /// A file of the rows of a `[[measure]]`.
+    Measure {
+        /// The measure's name.
+        measure: String,
+        /// Which of the measure's files it is, counted from 0.
         index: usize,
     },
     /// A file of the model that a task brings instead of a probe.
@@ -56,9 +63,9 @@ impl InputRole {
         matches!(self, Self::Data { task: own, split: Split::Train, .. } if own == task)
     }
 
-    /// Whether it is about a task, and not about the model that all start from.
-    pub fn is_of_task(&self) -> bool {
-        matches!(self, Self::Data { .. } | Self::Model { .. })
+    /// Whether it is about the model that all start from.
+    pub fn is_of_base(&self) -> bool {
+        matches!(self, Self::Config | Self::Base(_))
     }
 
     /// Whether what is measured of base and probes depends on the file, and not only how probes are trained.
@@ -70,17 +77,27 @@ impl InputRole {
 const CONFIG: &str = "model.config";
 const BASE: &str = "base/";
 const TASK: &str = "task.";
+const MEASURE: &str = "measure.";
 
 impl fmt::Display for InputRole {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config => text.write_str(CONFIG),
             Self::Base(file) => write!(text, "{BASE}{file}"),
-            Self::Data { task, split, index: 0 } => write!(text, "{TASK}{task}.{}", split.name()),
-            Self::Data { task, split, index } => write!(text, "{TASK}{task}.{}/{}", split.name(), index + 1),
+            Self::Data { task, split, index } => {
+                write!(text, "{TASK}{task}.{}{}", split.name(), number(*index))
+            }
+            Self::Measure { measure, index } => {
+                write!(text, "{MEASURE}{measure}.{}{}", Split::Eval.name(), number(*index))
+            }
             Self::Model { task, file } => write!(text, "{TASK}{task}.model/{file}"),
         }
     }
+}
+
+/// The number of a file, behind the first.
+fn number(index: usize) -> String {
+    if index == 0 { String::new() } else { format!("/{}", index + 1) }
 }
 
 /// A text that is no role.
@@ -98,18 +115,31 @@ impl FromStr for InputRole {
         if let Some(file) = text.strip_prefix(BASE) {
             return Ok(Self::Base(file.to_owned()));
         }
-        Self::of_task(text).ok_or_else(|| UnknownRole(text.to_owned()))
+        let role = Self::of_task(text).or_else(|| Self::of_measure(text));
+        role.ok_or_else(|| UnknownRole(text.to_owned()))
     }
 }
 
 impl InputRole {
-    fn of_task(text: &str) -> Option<Self> {
-        // Names of tasks have dots and no slashes.
+    /// Name, part, and what follows a slash, of what begins with `prefix`.
+    fn parts<'a>(text: &'a str, prefix: &str) -> Option<(&'a str, &'a str, Option<&'a str>)> {
+        // Names of tasks and measures have dots and no slashes.
         let (key, rest) = match text.split_once('/') {
             Some((key, rest)) => (key, Some(rest)),
             None => (text, None),
         };
-        let (task, part) = key.strip_prefix(TASK)?.rsplit_once('.')?;
+        let (name, part) = key.strip_prefix(prefix)?.rsplit_once('.')?;
+        Some((name, part, rest))
+    }
+
+    fn of_measure(text: &str) -> Option<Self> {
+        let (measure, part, rest) = Self::parts(text, MEASURE)?;
+        let index = index(rest)?;
+        (part == Split::Eval.name()).then(|| Self::Measure { measure: measure.to_owned(), index })
+    }
+
+    fn of_task(text: &str) -> Option<Self> {
+        let (task, part, rest) = Self::parts(text, TASK)?;
         let task = task.to_owned();
         let split = match part {
             "model" => return Some(Self::Model { task, file: rest?.to_owned() }),
@@ -117,11 +147,15 @@ impl InputRole {
             "eval" => Split::Eval,
             _ => return None,
         };
-        let index = match rest {
-            Some(number) => number.parse::<usize>().ok()?.checked_sub(1)?,
-            None => 0,
-        };
-        Some(Self::Data { task, split, index })
+        Some(Self::Data { task, split, index: index(rest)? })
+    }
+}
+
+/// The index of a file from its number.
+fn index(number: Option<&str>) -> Option<usize> {
+    match number {
+        Some(number) => number.parse::<usize>().ok()?.checked_sub(1),
+        None => Some(0),
     }
 }
 
@@ -141,6 +175,10 @@ mod tests {
             ("task.code.train.train/12", data("code.train", Split::Train, 11)),
             ("task.a.b.eval", data("a.b", Split::Eval, 0)),
             (
+                "measure.general text.eval/2",
+                InputRole::Measure { measure: "general text".to_owned(), index: 1 },
+            ),
+            (
                 "task.code.model/x.train",
                 InputRole::Model { task: "code".to_owned(), file: "x.train".to_owned() },
             ),
@@ -149,9 +187,15 @@ mod tests {
             assert_eq!(role.to_string(), text);
             assert_eq!(text.parse::<InputRole>().unwrap(), role);
         }
-        for text in
-            ["", "task.code", "task.code.train/", "task.code.train/0", "task.code.model", "code.train"]
-        {
+        for text in [
+            "",
+            "task.code",
+            "task.code.train/",
+            "task.code.train/0",
+            "task.code.model",
+            "code.train",
+            "measure.a.train",
+        ] {
             assert_eq!(
                 text.parse::<InputRole>().unwrap_err().to_string(),
                 format!("`{text}` is not what a file can be to a run")
@@ -165,7 +209,13 @@ mod tests {
             let role: InputRole = text.parse().unwrap();
             assert!(role.trains("code") && !role.trains("cod") && !role.is_measured(), "{text}");
         }
-        for text in ["model.config", "base/config.json", "task.code.eval/2", "task.code.model/x.train"] {
+        for text in [
+            "model.config",
+            "base/config.json",
+            "task.code.eval/2",
+            "task.code.model/x.train",
+            "measure.code.eval",
+        ] {
             let role: InputRole = text.parse().unwrap();
             assert!(!role.trains("code") && role.is_measured(), "{text}");
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cpift_engine::{Layout, ViewMut};
 
-use super::data::{TaskData, TaskFiles, model_config, tokenizer_folder};
+use super::data::{MeasureData, TaskData, TaskFiles, measure_files, model_config, tokenizer_folder};
 use super::model_files::snapshot_model;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
@@ -16,7 +16,7 @@ use crate::data::{
 use crate::error::{Error, Result};
 use crate::evaluation::{AnswerSettings, check_answers, longest_document};
 use crate::files::KnownFiles;
-use crate::recipe::{EvaluateSettings, ImportanceKind, ModelSettings, Recipe, TrainSettings};
+use crate::recipe::{EvaluateSettings, ImportanceKind, ModelSettings, Recipe, TaskSettings, TrainSettings};
 use crate::score::Scoring;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::initialize;
@@ -63,25 +63,24 @@ pub struct Task {
     pub name: String,
     /// Share in mixed training.
     pub weight: f64,
-    /// Which of the rows to evaluate on are measured while training.
-    pub evaluation_sample: Vec<usize>,
     /// How often an epoch goes through its rows.
     pub repeat: f64,
     /// How often a training goes through them, where the task says so.
     pub epochs: Option<f64>,
     /// Rows to train on.
     pub train: Arc<Dataset>,
-    /// Rows to evaluate on.
-    pub eval: Option<Arc<Dataset>>,
-    /// How its prompts are answered and the answers judged; none where there are none.
-    pub answers: Option<AnswerSettings>,
-    /// Tokens of the longest document that evaluation takes; 0 without rows to evaluate on.
-    pub longest_evaluated: usize,
+    /// Rows to evaluate on, where there are some.
+    pub evaluated: Option<Evaluated>,
     /// An existing fine-tune that takes the place of the probe.
     pub model: Option<Checkpoint>,
 }
 
 impl Task {
+    /// Rows to evaluate on.
+    pub fn eval(&self) -> Option<&Arc<Dataset>> {
+        self.evaluated.as_ref().map(|evaluated| &evaluated.rows)
+    }
+
     /// How often an epoch of a training with these settings goes through the task's rows, and whether it does so whatever
     /// the tasks' shares.
     fn repeat_in(&self, settings: &TrainSettings) -> (f64, bool) {
@@ -90,6 +89,21 @@ impl Task {
             None => (self.repeat, false),
         }
     }
+}
+
+/// Rows that models are evaluated on: those of a task, or of a `[[measure]]`.
+#[derive(Debug)]
+pub struct Evaluated {
+    /// Name of the task or measure.
+    pub name: String,
+    /// The rows.
+    pub rows: Arc<Dataset>,
+    /// Which of them are measured while training.
+    pub sample: Vec<usize>,
+    /// How prompts are answered and the answers judged; none where there are none.
+    pub answers: Option<AnswerSettings>,
+    /// Tokens of the longest document that evaluation takes.
+    pub longest: usize,
 }
 
 /// What the checks opened.
@@ -102,6 +116,8 @@ pub struct Inputs {
     pub tokenizer: Tokenizer,
     /// The tasks in the recipe's order.
     pub tasks: Vec<Task>,
+    /// What is measured and never trained, in the recipe's order.
+    pub measures: Vec<Evaluated>,
     /// For every task the rows of the balanced sample of stage 4.
     pub sample: Vec<Vec<usize>>,
     /// The run folder whose probes are taken over; none to train them.
@@ -122,7 +138,9 @@ impl Inputs {
     ) -> Result<Self> {
         recipe.validate()?;
         let files = recipe.task.iter().map(TaskFiles::of).collect::<Result<Vec<_>>>()?;
-        snapshot_all(recipe, &files, known);
+        let measured = recipe.measure.iter().map(measure_files).collect::<Result<Vec<_>>>()?;
+        let rows = files.iter().flat_map(TaskFiles::all).chain(measured.iter().flatten());
+        snapshot_all(recipe, rows, known);
         let base = Base::open(&recipe.model, recipe.seed)?;
         let layout = base.config.layout()?;
         let tokenizer = Tokenizer::from_folder(&base.folder)?;
@@ -139,9 +157,15 @@ impl Inputs {
             .enumerate()
             .map(|(index, files)| open_task(recipe, index, files, &base, &tokenizer, preparation))
             .collect::<Result<Vec<_>>>()?;
+        let trained: Vec<&Dataset> = tasks.iter().map(|task| task.train.as_ref()).collect();
+        let measures = measured
+            .iter()
+            .enumerate()
+            .map(|(index, files)| open_measure(recipe, index, files, &tokenizer, &trained, preparation))
+            .collect::<Result<Vec<_>>>()?;
         let rows: Vec<usize> = tasks.iter().map(|task| task.train.len()).collect();
         let sample = balanced_sample(&rows, recipe.integrate.sample, recipe.seed);
-        Ok(Self { base, layout, tokenizer, tasks, sample, probes: probes.map(Path::to_owned) })
+        Ok(Self { base, layout, tokenizer, tasks, measures, sample, probes: probes.map(Path::to_owned) })
     }
 
     /// Whether the job itself trains a task's probe.
@@ -204,14 +228,24 @@ impl Inputs {
         (0..self.tasks.len()).collect()
     }
 
+    /// What models are evaluated on of some tasks.
+    pub fn evaluated_of(&self, tasks: &[usize]) -> impl Iterator<Item = &Evaluated> + Clone {
+        tasks.iter().filter_map(|&task| self.tasks[task].evaluated.as_ref())
+    }
+
+    /// What models are evaluated on: the rows of all tasks, then those of the measures.
+    pub fn evaluated(&self) -> impl Iterator<Item = &Evaluated> + Clone {
+        self.tasks.iter().filter_map(|task| task.evaluated.as_ref()).chain(&self.measures)
+    }
+
     /// Tokens that evaluation needs room for: the longest row to evaluate.
     pub fn longest_eval_row(&self) -> usize {
-        self.tasks.iter().map(|task| task.longest_evaluated).max().unwrap_or(0)
+        self.evaluated().map(|evaluated| evaluated.longest).max().unwrap_or(0)
     }
 }
 
-/// Remembers how all files are that the recipe names, before the first is read.
-fn snapshot_all(recipe: &Recipe, files: &[TaskFiles], known: &KnownFiles) {
+/// Remembers how all files are that the recipe names, before the first is read; `rows` are those of rows.
+fn snapshot_all<'a>(recipe: &Recipe, rows: impl Iterator<Item = &'a PathBuf>, known: &KnownFiles) {
     let base = [&recipe.model.base, &recipe.model.config].into_iter().flatten();
     let models = base.chain(recipe.task.iter().filter_map(|task| task.model.as_ref()));
     for path in models {
@@ -220,7 +254,7 @@ fn snapshot_all(recipe: &Recipe, files: &[TaskFiles], known: &KnownFiles) {
         snapshot_model(known, folder);
         known.snapshot(path);
     }
-    files.iter().flat_map(TaskFiles::all).for_each(|path| known.snapshot(path));
+    rows.for_each(|path| known.snapshot(path));
 }
 
 fn open_task(
@@ -235,7 +269,11 @@ fn open_task(
     let positions = base.config.max_positions;
     let data = TaskData::open(recipe, settings, files, tokenizer, positions, preparation)?;
     let mut train = data.train;
-    let evaluated = Evaluated::of(data.eval, recipe, index, tokenizer, data.end)?;
+    let key = format!("task[{index}]");
+    let evaluated = data
+        .eval
+        .map(|eval| Evaluated::of(eval, recipe, settings, &key, index, tokenizer, data.end))
+        .transpose()?;
     let mut model = settings.model.as_deref().map(Checkpoint::open).transpose()?;
     if base.config.tied {
         // A tune saved with a head of its own, which is the embedding, fits.
@@ -245,7 +283,10 @@ fn open_task(
         if let Some(difference) = model.config().mismatch(&base.config) {
             return Err(Error::format(folder, format!("is not a fine-tune of the base: {difference}")));
         }
-        if matches!(recipe.probe.importance, ImportanceKind::Path | ImportanceKind::Fisher) {
+        if matches!(
+            recipe.probe.importance,
+            ImportanceKind::Path | ImportanceKind::Fisher | ImportanceKind::FisherNet
+        ) {
             let reason = format!(
                 "cannot be measured on task `{}`, which brings an existing model: use `net`, or remove task.model",
                 settings.name
@@ -260,21 +301,31 @@ fn open_task(
             }
         }
     }
-    let Evaluated { eval, answers, longest } = evaluated;
-    let rows = eval.as_ref().map_or(0, |eval| eval.len());
-    let evaluation_sample = sample_rows(&recipe.evaluate, recipe.seed, index, rows);
     Ok(Task {
         name: settings.name.clone(),
         weight: settings.weight,
         repeat: settings.repeat,
         epochs: settings.epochs,
-        evaluation_sample,
         train: Arc::new(train),
-        eval,
-        answers,
-        longest_evaluated: longest,
+        evaluated,
         model,
     })
+}
+
+/// `trained` are the rows of all tasks.
+fn open_measure(
+    recipe: &Recipe,
+    index: usize,
+    files: &[PathBuf],
+    tokenizer: &Tokenizer,
+    trained: &[&Dataset],
+    preparation: &Preparation<'_>,
+) -> Result<Evaluated> {
+    let settings = recipe.measure[index].as_task();
+    let data = MeasureData::open(recipe, &settings, files, tokenizer, trained, preparation)?;
+    // Samples are drawn as for a task behind the others.
+    let place = recipe.task.len() + index;
+    Evaluated::of(data.eval, recipe, &settings, &format!("measure[{index}]"), place, tokenizer, None)
 }
 
 /// Which rows of an evaluation set are measured while training: as many of each task, the same every time, in the order
@@ -289,40 +340,36 @@ fn sample_rows(settings: &EvaluateSettings, seed: u64, task: usize, rows: usize)
     sampled
 }
 
-/// What a task is evaluated on.
-#[derive(Default)]
-struct Evaluated {
-    eval: Option<Arc<Dataset>>,
-    answers: Option<AnswerSettings>,
-    longest: usize,
-}
-
 impl Evaluated {
+    /// `key` is the section of these settings, `place` what the sample is drawn by, `end` what ends an answer where examples
+    /// precede its row as text.
     fn of(
-        eval: Option<Arc<Dataset>>,
+        rows: Arc<Dataset>,
         recipe: &Recipe,
-        index: usize,
+        settings: &TaskSettings,
+        key: &str,
+        place: usize,
         tokenizer: &Tokenizer,
         end: Option<String>,
     ) -> Result<Self> {
-        let settings = &recipe.task[index];
-        let Some(eval) = eval else { return Ok(Self::default()) };
-        if !eval.has_prompts() && (settings.score != Scoring::Exact || settings.max_new_tokens.is_some()) {
-            let key = if settings.max_new_tokens.is_some() { "max_new_tokens" } else { "score" };
+        if !rows.has_prompts() && (settings.score != Scoring::Exact || settings.max_new_tokens.is_some()) {
+            let name = if settings.max_new_tokens.is_some() { "max_new_tokens" } else { "score" };
             let reason =
-                format!("is about answers, and {} has `text` rows, without prompts", eval.name().display());
-            return Err(Error::setting(format!("task[{index}].{key}"), reason));
+                format!("is about answers, and {} has `text` rows, without prompts", rows.name().display());
+            return Err(Error::setting(format!("{key}.{name}"), reason));
         }
-        let answers = eval.has_prompts().then(|| AnswerSettings {
+        let is_answered = rows.has_prompts() && settings.answers;
+        let answers = is_answered.then(|| AnswerSettings {
             scoring: settings.score.clone(),
             max_new_tokens: settings.max_new_tokens,
             end,
         });
         if let Some(answers) = &answers {
-            check_answers(&eval, tokenizer, answers)?;
+            check_answers(&rows, tokenizer, answers)?;
         }
-        let longest = longest_document(&eval, tokenizer, answers.as_ref())?;
-        Ok(Self { eval: Some(eval), answers, longest })
+        let longest = longest_document(&rows, tokenizer, answers.as_ref())?;
+        let sample = sample_rows(&recipe.evaluate, recipe.seed, place, rows.len());
+        Ok(Self { name: settings.name.clone(), rows, sample, answers, longest })
     }
 }
 

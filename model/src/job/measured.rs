@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::identity::RunIdentity;
-use super::names::{SCORES, origin_of};
+use super::names::{ANSWERS, SCORES, origin_of};
+use super::session::Session;
 use super::{Job, identity, record, seal};
 use crate::error::{Error, Result};
 use crate::evaluation::Answer;
@@ -45,4 +46,49 @@ pub fn read_scores(job: &Job, identity: &str) -> Result<Scores> {
         }
     }
     Ok(scores)
+}
+
+impl Session<'_> {
+    /// What was measured of a task or measure for a column.
+    pub(super) fn score(&self, column: &Column, task: &str) -> Option<Score> {
+        self.scores.get(column).and_then(|scores| scores.get(task)).copied()
+    }
+
+    /// Remembers what was measured, in the run folder too.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn keep_score(&mut self, column: &Column, task: &str, score: Score) -> Result<()> {
+        self.scores.entry(column.clone()).or_default().insert(task.to_owned(), score);
+        self.save_scores()
+    }
+
+    /// Whether a column of the table has this task's score.
+    pub fn has_score(&self, column: &Column, task: &str) -> bool {
+        self.scores.get(column).is_some_and(|scores| scores.contains_key(task))
+    }
+
+    pub(super) fn save_scores(&self) -> Result<()> {
+        let path = self.job.out.join(SCORES);
+        seal::write(&path, &origin_of(self.identity(), SCORES), &self.scores).map(drop)
+    }
+
+    pub(super) fn save_answers(&self) -> Result<()> {
+        let path = self.job.out.join(ANSWERS);
+        seal::write(&path, &origin_of(self.identity(), ANSWERS), &self.answers).map(drop)
+    }
+
+    /// Forgets what was measured of the final model.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn forget_final(&mut self) -> Result<()> {
+        if self.answers.remove(&Column::Final).is_some() {
+            self.save_answers()?;
+        }
+        if self.scores.remove(&Column::Final).is_some() {
+            self.save_scores()?;
+        }
+        Ok(())
+    }
 }

@@ -3,7 +3,7 @@
 use cpift_engine::ranks::ranges;
 use cpift_engine::{Device, Placement, Real, bf16};
 
-use super::inputs::Inputs;
+use super::inputs::{Evaluated, Inputs};
 use super::stage_memory::{StageMemory, stage_memory};
 use super::trainings::{accumulated, trainings_settings};
 use crate::checkpoint::staging_bytes;
@@ -84,9 +84,9 @@ pub fn plan_memory(
         let lists = dataset.tokens() * (size_of::<u32>() + size_of::<bool>());
         (lists + dataset.len() * (size_of::<Row>() + 48)) as u64
     };
-    let data =
-        inputs.tasks.iter().map(|task| row_bytes(&task.train) + task.eval.as_deref().map_or(0, row_bytes));
-    parts.push(host_part("tokenized data", data.sum()));
+    let trained: u64 = inputs.tasks.iter().map(|task| row_bytes(&task.train)).sum();
+    let evaluated: u64 = inputs.evaluated().map(|evaluated| row_bytes(&evaluated.rows)).sum();
+    parts.push(host_part("tokenized data", trained + evaluated));
     let throughout = sum(&parts) - bytes_of_stages;
     let of_stage = |(stage, memory): &(StageKind, Vec<StageMemory>)| {
         let most = memory.iter().map(|memory| memory.bytes(is_gpu)).max().unwrap_or(0);
@@ -103,9 +103,8 @@ fn plan_passes<T: Real>(
     purpose: Purpose,
 ) -> Result<(MemoryPlan, usize)> {
     let config = &inputs.base.config;
-    let bytes = inputs.tasks.iter().filter_map(|task| {
-        let (eval, answers) = (task.eval.as_deref()?, task.answers.as_ref()?);
-        Some(generation_bytes::<T>(config, device, limits.tokens, eval, &task.evaluation_sample, answers))
+    let bytes = inputs.evaluated().filter_map(|Evaluated { rows, sample, answers, .. }| {
+        Some(generation_bytes::<T>(config, device, limits.tokens, rows, sample, answers.as_ref()?))
     });
     let transformer = Transformer::<T>::memory_plan(config, device, limits, purpose)?;
     Ok((transformer, bytes.max().unwrap_or(0)))
@@ -119,11 +118,12 @@ fn most_documents(recipe: &Recipe, inputs: &Inputs, max_tokens: usize) -> usize 
     let packs = trainings_settings(recipe).iter().any(|settings| settings.pack);
     let trained = inputs.tasks.iter().filter(|_| packs).flat_map(|task| task.train.rows());
     let packed = count_repeated(trained.map(|row| row.tokens.len()), max_tokens);
-    let measured = inputs.tasks.iter().filter_map(|task| task.eval.as_deref()).flat_map(Dataset::rows);
+    let measured = inputs.evaluated().flat_map(|evaluated| evaluated.rows.rows());
     let measured = count_shortest(measured.map(|row| row.tokens.len()).collect(), max_tokens);
     let prompt_length = |row: &Row| row.prompt().len();
-    let evaluations =
-        inputs.tasks.iter().filter_map(|task| Some((task.eval.as_deref()?, task.answers.as_ref()?)));
+    let evaluations = inputs
+        .evaluated()
+        .filter_map(|evaluated| Some((evaluated.rows.as_ref(), evaluated.answers.as_ref()?)));
     let prompts = evaluations.clone().flat_map(|(eval, _)| eval.rows());
     let prompts = count_shortest(prompts.map(prompt_length).collect(), max_tokens);
     // Each option of a row is a document, which the prompt begins.
@@ -361,6 +361,7 @@ pub(super) mod tests {
             architecture: String::new(),
             parameters: 0,
             tasks: Vec::new(),
+            measures: Vec::new(),
             trainings: Vec::new(),
             memory: Vec::new(),
             state: StateType::Exact,

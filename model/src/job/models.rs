@@ -4,15 +4,16 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use cpift_engine::ops::subtract::subtract;
-use cpift_engine::{View, ViewMut};
+use cpift_engine::{Buffer, Placement, View, ViewMut};
 
 use super::Job;
 use super::names::{IMPORTANCE, probe_place};
-use super::trainings::accumulates;
+use super::trainings::stored_importance;
 use crate::checkpoint::{Checkpoint, TensorFile};
 use crate::error::{Error, Result};
+use crate::recipe::ImportanceKind;
 use crate::stages::models::TaskModels;
-use crate::stages::pieces::LayoutPart;
+use crate::stages::pieces::{LayoutPart, parts};
 
 /// The probes of a run folder (the job's own, or the one it takes over), and the models that tasks bring.
 pub struct RunModels<'a> {
@@ -31,9 +32,11 @@ impl<'a> RunModels<'a> {
         run.join(probe_place(&self.job.inputs.tasks[task].name))
     }
 
-    /// Whether a task's probe has accumulated importance; else it is what the task's model is away from the base.
+    /// Whether a task's probe has stored what its importance follows from; else that is what the task's model is away from
+    /// the base.
     pub fn has_importance(&self, task: usize) -> bool {
-        self.job.inputs.tasks[task].model.is_none() && accumulates(&self.job.recipe, self.job.state)
+        self.job.inputs.tasks[task].model.is_none()
+            && stored_importance(&self.job.recipe, self.job.state).is_some()
     }
 
     fn importance_file(&self, task: usize) -> PathBuf {
@@ -77,18 +80,44 @@ impl TaskModels for RunModels<'_> {
         base: View<'_, f32>,
     ) -> Result<()> {
         let job = self.job;
+        let is_weighted = job.recipe.probe.importance == ImportanceKind::FisherNet;
         importance.fill(0.0)?;
-        if self.has_importance(task) {
+        if self.has_importance(task) && !is_weighted {
             let file = TensorFile::open(&self.importance_file(task))?;
             job.device.scope(|| file.read_layout(&part.layout, "", importance))?;
             return self.check_probe(task, [file.path()].into_iter());
         }
         self.read_range(task, part.range.clone(), importance.reborrow())?;
-        Ok(subtract(&job.device, importance, base)?)
+        subtract(&job.device, importance.reborrow(), base)?;
+        if is_weighted { self.weight_by_roots(task, part, importance) } else { Ok(()) }
     }
 }
 
 impl RunModels<'_> {
+    /// Multiplies the movement of every parameter by the root of its second moment, which the probe has stored.
+    fn weight_by_roots(
+        &self,
+        task: usize,
+        part: &LayoutPart,
+        mut movement: ViewMut<'_, f32>,
+    ) -> Result<()> {
+        let job = self.job;
+        let file = TensorFile::open(&self.importance_file(task))?;
+        for of_tensors in parts(&part.layout)? {
+            // On the host, where there is room for a tensor more.
+            let mut squares = Buffer::zeros_in(&job.device, of_tensors.layout.len(), Placement::Host)?;
+            job.device.scope(|| file.read_layout(&of_tensors.layout, "", squares.view_mut()))?;
+            let mut own = movement.reborrow().slice(of_tensors.range.clone());
+            let mut values = own.as_view().to_vec()?;
+            for (value, square) in values.iter_mut().zip(squares.to_vec()?) {
+                *value = value.abs() * square.sqrt();
+            }
+            own.copy_from_host(&values)?;
+        }
+        self.check_probe(task, [file.path()].into_iter())
+    }
+
+
     /// As [`RunModels::check`], for a probe, which a run can make again.
     fn check_probe<'b>(&self, task: usize, files: impl Iterator<Item = &'b Path> + Send) -> Result<()> {
         self.check(files).map_err(|error| match error {

@@ -65,7 +65,7 @@ impl Session<'_> {
         let tasks = job.inputs.all_tasks();
         self.load_base()?;
         self.evaluate_all(&Column::Base)?;
-        self.evaluate_samples(&Column::Base, &tasks)?;
+        self.evaluate_all_samples(&Column::Base)?;
         self.probe(&tasks)?;
         let cores = self.select_cores()?;
         let mut columns = vec![Column::Base, Column::Probe];

@@ -5,7 +5,7 @@ use std::path::Path;
 use cpift_engine::Device;
 
 use super::disk::{StageDisk, probe_disk, stage_disk};
-use super::inputs::{Inputs, Task, sampler};
+use super::inputs::{Evaluated, Inputs, Task, sampler};
 use super::memory::{Saving, plan_memory};
 use super::names::{FINAL, FUSED, REMOVED_PROBES};
 use super::trainings::{has_probes, trainings_settings, trains_plainly};
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::evaluation::most_tokens;
 use crate::files;
 use crate::progress::{
-    Column, Plan, StageEvaluation, StageKind, StagePlan, TaskPlan, TrainingKind, TrainingPlan,
+    Column, MeasurePlan, Plan, StageEvaluation, StageKind, StagePlan, TaskPlan, TrainingKind, TrainingPlan,
 };
 use crate::recipe::{KeepProbes, Method, Recipe, TrainSettings};
 use crate::transformer::ComputeType;
@@ -134,17 +134,13 @@ pub fn plan(
         evaluations,
         evaluation_flops: flops_per_evaluated * evaluated_tokens as f64,
         flops_per_evaluation: flops_per_evaluated * tokens_at_once as f64,
-        stage_evaluations: plan_stage_evaluations(
-            inputs,
-            &inputs.all_tasks(),
-            measured_columns(recipe.method),
-            flops_per_evaluated,
-        ),
+        stage_evaluations: plan_stage_evaluations(inputs, recipe.method, flops_per_evaluated),
         method: recipe.method,
         device: format!("{}, in {}", device.describe(), compute.name()),
         architecture: config.family.model_type.to_owned(),
         parameters: inputs.layout.parameters() as u64,
         tasks: inputs.tasks.iter().map(plan_task).collect(),
+        measures: inputs.measures.iter().map(plan_measure).collect(),
         training_flops: flops_per_token * tokens as f64,
         trainings,
         stages: plan_stages(&memory.stages, &disk),
@@ -173,7 +169,7 @@ struct Evaluations {
     count: u64,
     /// Tokens that they take at most.
     tokens: u64,
-    /// Tokens that one of all tasks takes at most.
+    /// Tokens that one of all tasks and measures takes at most.
     tokens_at_once: u64,
 }
 
@@ -182,13 +178,9 @@ fn plan_evaluations(recipe: &Recipe, inputs: &Inputs, trainings: &[TrainingPlan]
     if settings.every == 0 {
         return Evaluations::default();
     }
-    let tokens_of = |task: &Task| -> u64 {
-        let Some(eval) = &task.eval else { return 0 };
-        let answers = task.answers.as_ref().filter(|_| settings.answers);
-        most_tokens(eval, &task.evaluation_sample, answers, inputs.base.config.max_positions)
-    };
-    let of_all: u64 = inputs.tasks.iter().map(tokens_of).sum();
-    let of_one = of_all.div_ceil(inputs.tasks.len().max(1) as u64);
+    let [of_tasks, of_measures] = sampled_tokens(recipe, inputs);
+    let of_all = of_tasks + of_measures;
+    let of_one = of_tasks.div_ceil(inputs.tasks.len().max(1) as u64);
     // What base and probes reach on the samples is taken from what the closing table measures.
     let mut evaluations = Evaluations { tokens_at_once: of_all, ..Evaluations::default() };
     for training in trainings {
@@ -200,27 +192,45 @@ fn plan_evaluations(recipe: &Recipe, inputs: &Inputs, trainings: &[TrainingPlan]
     evaluations
 }
 
-/// What is measured between stages: every one of these tasks by each of these models.
-fn plan_stage_evaluations(
+/// Tokens that the samples of all tasks take at most, and those of all measures.
+fn sampled_tokens(recipe: &Recipe, inputs: &Inputs) -> [u64; 2] {
+    let tokens = |Evaluated { rows, sample, answers, .. }: &Evaluated| {
+        let answers = answers.as_ref().filter(|_| recipe.evaluate.answers);
+        most_tokens(rows, sample, answers, inputs.base.config.max_positions)
+    };
+    let tasks = inputs.tasks.iter().filter_map(|task| task.evaluated.as_ref());
+    [tasks.map(tokens).sum(), inputs.measures.iter().map(tokens).sum()]
+}
+
+/// What is measured between the stages of a method: every task by each of its models, and every measure but by the probes.
+fn plan_stage_evaluations(inputs: &Inputs, method: Method, flops_per_token: f64) -> Vec<StageEvaluation> {
+    let tasks = inputs.all_tasks();
+    let plan = |column: &Column| {
+        let measures = if *column == Column::Probe { &[] } else { inputs.measures.as_slice() };
+        let evaluated = inputs.evaluated_of(&tasks).chain(measures);
+        plan_stage_evaluation(inputs, column, evaluated, flops_per_token)
+    };
+    measured_columns(method).iter().filter_map(plan).collect()
+}
+
+/// What a model is measured on; none where that is nothing.
+fn plan_stage_evaluation<'a>(
     inputs: &Inputs,
-    tasks: &[usize],
-    columns: &[Column],
+    column: &Column,
+    evaluated: impl Iterator<Item = &'a Evaluated>,
     flops_per_token: f64,
-) -> Vec<StageEvaluation> {
-    let (mut measured, mut losses, mut answers, mut tokens) = (0, 0, 0, 0);
-    for task in tasks.iter().map(|&task| &inputs.tasks[task]) {
-        let Some(eval) = &task.eval else { continue };
+) -> Option<StageEvaluation> {
+    let (mut measured, mut losses, mut answered, mut tokens) = (0, 0, 0, 0);
+    for Evaluated { rows: eval, answers, .. } in evaluated {
         let rows: Vec<usize> = (0..eval.len()).collect();
         measured += 1;
         losses += rows.len() as u64;
-        answers += task.answers.as_ref().map_or(0, |_| rows.len() as u64);
-        tokens += most_tokens(eval, &rows, task.answers.as_ref(), inputs.base.config.max_positions);
+        answered += answers.as_ref().map_or(0, |_| rows.len() as u64);
+        tokens += most_tokens(eval, &rows, answers.as_ref(), inputs.base.config.max_positions);
     }
-    let columns = if measured == 0 { &[] } else { columns };
     let flops = flops_per_token * tokens as f64;
-    let of =
-        |column: &Column| StageEvaluation { column: column.clone(), tasks: measured, losses, answers, flops };
-    columns.iter().map(of).collect()
+    let column = column.clone();
+    (measured > 0).then_some(StageEvaluation { column, tasks: measured, losses, answers: answered, flops })
 }
 
 /// Models that a run measures which takes nothing over: the base, the probes, each on its task, and those after them.
@@ -242,18 +252,22 @@ pub fn plan_of_probe(plan: &Plan, recipe: &Recipe, inputs: &Inputs, task: usize)
     let every = recipe.evaluate.every;
     let times = |training: &TrainingPlan| if every == 0 { 0 } else { training.steps.div_ceil(every) };
     let evaluations = trainings.iter().map(times).sum();
-    let flops_per_evaluation = plan.flops_per_evaluation / inputs.tasks.len().max(1) as f64;
-    let columns = [Column::Base, Column::Probe];
+    let [of_tasks, of_measures] = sampled_tokens(recipe, inputs);
+    let share_of_tasks = of_tasks as f64 / (of_tasks + of_measures).max(1) as f64;
+    let flops_per_evaluation = plan.flops_per_evaluation * share_of_tasks / inputs.tasks.len().max(1) as f64;
+    let measured =
+        |column| plan_stage_evaluation(inputs, &column, inputs.evaluated_of(&[task]), flops_per_token / 3.0);
     let disk = probe_disk(recipe, inputs, plan.state);
     let stages = plan.stages.iter().filter(|of| of.stage == StageKind::Probe);
     Plan {
         tasks: vec![plan.tasks[task].clone()],
+        measures: Vec::new(),
         training_flops: flops_per_token * tokens(&trainings) as f64,
         trainings,
         evaluations,
         evaluation_flops: flops_per_evaluation * evaluations as f64,
         flops_per_evaluation,
-        stage_evaluations: plan_stage_evaluations(inputs, &[task], &columns, flops_per_token / 3.0),
+        stage_evaluations: [Column::Base, Column::Probe].into_iter().filter_map(measured).collect(),
         stages: stages
             .map(|of| StagePlan { disk_bytes: disk.most, disk_bytes_after: disk.after, ..of.clone() })
             .collect(),
@@ -280,16 +294,20 @@ fn plan_task(task: &Task) -> TaskPlan {
         train_rows: task.train.len() as u64,
         train_tokens: task.train.tokens() as u64,
         supervised_tokens: task.train.supervised_tokens() as u64,
-        long_rows: counts(&task.train) + task.eval.as_deref().map_or(0, counts),
-        eval_rows: task.eval.as_ref().map(|eval| eval.len() as u64),
+        long_rows: counts(&task.train) + task.eval().map_or(0, |eval| counts(eval)),
+        eval_rows: task.eval().map(|eval| eval.len() as u64),
         train: Some(task.train.summary()),
-        eval: task.eval.as_ref().map(|eval| eval.summary()),
-        notices: [Some(&task.train), task.eval.as_ref()]
+        eval: task.eval().map(|eval| eval.summary()),
+        notices: [Some(&task.train), task.eval()]
             .into_iter()
             .flatten()
             .flat_map(|dataset| dataset.described_notices())
             .collect(),
     }
+}
+
+fn plan_measure(Evaluated { name, rows, .. }: &Evaluated) -> MeasurePlan {
+    MeasurePlan { name: name.clone(), rows: rows.summary(), notices: rows.described_notices().collect() }
 }
 
 fn plan_trainings(recipe: &Recipe, inputs: &Inputs, steps: &Steps) -> Result<Vec<TrainingPlan>> {

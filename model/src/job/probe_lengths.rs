@@ -1,7 +1,7 @@
 //! How importance depends on the length of a probe: every task's probe measured after several numbers of steps.
 //!
-//! What a probe moves is scored by every [`Measure`]; the scores of a sample of the parameters, the same in all runs of
-//! a model, are kept, from which overlaps and rank correlations follow. Where that is asked for, each measure's most
+//! What a probe moves is scored by every [`Saliency`]; the scores of a sample of the parameters, the same in all runs of
+//! a model, are kept, from which overlaps and rank correlations follow. Where that is asked for, each saliency's most
 //! important parameters are transplanted into the base and the loss is measured: what the core alone is worth.
 
 use std::num::NonZeroUsize;
@@ -21,7 +21,7 @@ use crate::files::AtomicFolder;
 use crate::progress::{Column, JobReport, Measured, TrainingStage};
 use crate::recipe::Recipe;
 use crate::stages::core;
-use crate::stages::measure::{Measure, Moved};
+use crate::stages::saliency::{Saliency, Moved};
 use crate::trainer::{StatePart, Trainer};
 
 /// Most parameters whose scores are kept.
@@ -86,22 +86,22 @@ pub struct LengthReport {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TransplantLoss {
     /// By what the core was chosen; none at random.
-    pub measure: Option<Measure>,
+    pub saliency: Option<Saliency>,
     /// Its share of the parameters.
     pub fraction: f64,
     /// Loss on the probe's task.
     pub loss: f64,
 }
 
-/// The scores that were kept of a probe, by this measure. `folder` is that of its length, and holds `report`.
+/// The scores that were kept of a probe, by this saliency. `folder` is that of its length, and holds `report`.
 ///
 /// # Errors
 /// They are missing or damaged.
-pub fn length_scores(folder: &Path, report: &LengthReport, measure: Measure) -> Result<Vec<f32>> {
+pub fn length_scores(folder: &Path, report: &LengthReport, saliency: Saliency) -> Result<Vec<f32>> {
     let device = Device::cpu(Some(NonZeroUsize::MIN))?;
     let mut scores = Buffer::zeros(&device, report.sampled as usize)?;
     let file = TensorFile::open(&folder.join(SCORES))?;
-    file.read_floats(measure.name(), &[report.sampled as usize], scores.view_mut())?;
+    file.read_floats(saliency.name(), &[report.sampled as usize], scores.view_mut())?;
     Ok(scores.to_vec()?)
 }
 
@@ -232,15 +232,15 @@ impl Session<'_> {
             loss,
             transplants,
         };
-        let scores = |measure: Measure| {
-            let values = studied.sample.indices().map(|index| measure.of(probe.moved(&studied.base, index)));
+        let scores = |saliency: Saliency| {
+            let values = studied.sample.indices().map(|index| saliency.of(probe.moved(&studied.base, index)));
             Buffer::from_slice(&job.device, &values.collect::<Vec<_>>())
         };
-        let scores = Measure::ALL.into_iter().map(scores).collect::<std::result::Result<Vec<_>, _>>()?;
-        let named = Measure::ALL.into_iter().zip(&scores);
+        let scores = Saliency::ALL.into_iter().map(scores).collect::<std::result::Result<Vec<_>, _>>()?;
+        let named = Saliency::ALL.into_iter().zip(&scores);
         let tensors: Vec<_> = named
-            .map(|(measure, scores)| NamedTensor {
-                name: measure.name().to_owned(),
+            .map(|(saliency, scores)| NamedTensor {
+                name: saliency.name().to_owned(),
                 shape: vec![sampled],
                 data: TensorData::Floats(scores.view(), WeightType::F32),
             })
@@ -251,7 +251,7 @@ impl Session<'_> {
         self.commit(writing, origin)
     }
 
-    /// Losses of the base with the probe's most important parameters, by every measure and at random.
+    /// Losses of the base with the probe's most important parameters, by every saliency and at random.
     fn transplant_losses(
         &mut self,
         studied: &Studied<'_>,
@@ -263,43 +263,43 @@ impl Session<'_> {
             return Ok(losses);
         }
         let mut mixed = vec![0.0; studied.base.len()];
-        for measure in Measure::ALL.into_iter().map(Some).chain([None]) {
-            let scores = self.scores_of(studied, probe, measure)?;
+        for saliency in Saliency::ALL.into_iter().map(Some).chain([None]) {
+            let scores = self.scores_of(studied, probe, saliency)?;
             for &fraction in &studied.lengths.transplants {
-                let core = self.core_of(studied, &scores, measure, task, fraction)?;
+                let core = self.core_of(studied, &scores, saliency, task, fraction)?;
                 mixed.copy_from_slice(&studied.base);
                 core.indices().for_each(|index| mixed[index] = probe.weights[index]);
                 self.trainer.weights_mut()?.copy_from_host(&mixed)?;
-                losses.push(TransplantLoss { measure, fraction, loss: self.loss_of(task)? });
+                losses.push(TransplantLoss { saliency, fraction, loss: self.loss_of(task)? });
             }
         }
         self.trainer.weights_mut()?.copy_from_host(&probe.weights)?;
         Ok(losses)
     }
 
-    /// Scores of all parameters by a measure; any where they do not matter.
+    /// Scores of all parameters by a saliency; any where they do not matter.
     fn scores_of(
         &self,
         studied: &Studied<'_>,
         probe: &Probe,
-        measure: Option<Measure>,
+        saliency: Option<Saliency>,
     ) -> Result<Buffer<f32>> {
-        let of = |index| measure.map_or(0.0, |measure| measure.of(probe.moved(&studied.base, index)));
+        let of = |index| saliency.map_or(0.0, |saliency| saliency.of(probe.moved(&studied.base, index)));
         let values: Vec<f32> = (0..studied.base.len()).map(of).collect();
         Ok(Buffer::from_slice(&self.job.device, &values)?)
     }
 
-    /// A share of the parameters with the largest scores; without a measure random ones, another choice for every task.
+    /// A share of the parameters with the largest scores; without a saliency random ones, another choice for every task.
     fn core_of(
         &self,
         studied: &Studied<'_>,
         scores: &Buffer<f32>,
-        measure: Option<Measure>,
+        saliency: Option<Saliency>,
         task: usize,
         fraction: f64,
     ) -> Result<Mask> {
         let job = self.job;
-        let order = match measure {
+        let order = match saliency {
             Some(_) => Order::Largest,
             None => Order::Random { seed: core::control_seed(job.recipe.seed, task) },
         };
@@ -320,6 +320,6 @@ impl Session<'_> {
         };
         let request = Request { dataset: eval, tokenizer: &job.inputs.tokenizer, rows: None, answers: None };
         let measured = Measured::Training { stage: TrainingStage::Probe, part: &task.name };
-        Ok(self.measure(measured, &task.name, &request)?.score().loss)
+        Ok(self.saliency(measured, &task.name, &request)?.score().loss)
     }
 }

@@ -240,6 +240,7 @@ impl ProbeRun {
             method: job.recipe.method,
             columns: COLUMNS.to_vec(),
             tasks: vec![TaskScores { task: self.name.clone(), scores: COLUMNS.iter().map(score).collect() }],
+            measures: Vec::new(),
             frozen_verified: 0,
             seconds: progress.map_or(0.0, |(progress, _)| progress.seconds),
             steps: 0,
@@ -259,7 +260,8 @@ impl Session<'_> {
         self.probe(&[task])?;
         let report = self.report(&COLUMNS)?;
         let name = &self.job.inputs.tasks[task].name;
-        Ok(JobReport { tasks: report.tasks.into_iter().filter(|row| row.task == *name).collect(), ..report })
+        let tasks = report.tasks.into_iter().filter(|row| row.task == *name).collect();
+        Ok(JobReport { tasks, measures: Vec::new(), ..report })
     }
 }
 

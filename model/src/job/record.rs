@@ -9,7 +9,7 @@ use cpift_engine::Device;
 use serde::{Deserialize, Serialize};
 
 use super::input_role::{InputRole, Split};
-use super::inputs::Inputs;
+use super::inputs::{Evaluated, Inputs};
 use super::model_files::{descriptions, model_files};
 use super::names::{INPUTS, RUN};
 use crate::adapter::folders;
@@ -120,10 +120,15 @@ pub fn hub_sources(recipe: &Recipe, inputs: &Inputs) -> Vec<HubSource> {
         let key = |part: &str| format!("task.{}.{part}", task.name);
         let model = settings.model.iter();
         model.for_each(|model| add(key("model"), RepositoryKind::Model, HubOrigin::of_model(model)));
-        for (part, data) in [("train", Some(&task.train)), ("eval", task.eval.as_ref())] {
+        for (part, data) in [("train", Some(&task.train)), ("eval", task.eval())] {
             let files = data.into_iter().flat_map(|data| data.files());
             files.for_each(|file| add(key(part), RepositoryKind::Dataset, HubOrigin::of_data(file)));
         }
+    }
+    for Evaluated { name, rows, .. } in &inputs.measures {
+        let key = format!("measure.{name}.eval");
+        let files = rows.files().iter();
+        files.for_each(|file| add(key.clone(), RepositoryKind::Dataset, HubOrigin::of_data(file)));
     }
     sources
 }
@@ -216,10 +221,14 @@ pub fn describe_all(recipe: &Recipe, inputs: &Inputs, known: &KnownFiles) -> Res
     files.extend(weights.map(named));
     for task in &inputs.tasks {
         files.extend(data_files(&task.name, Split::Train, &task.train));
-        files.extend(task.eval.iter().flat_map(|eval| data_files(&task.name, Split::Eval, eval)));
+        files.extend(task.eval().into_iter().flat_map(|eval| data_files(&task.name, Split::Eval, eval)));
         let model = task.model.iter().flat_map(model_files);
         let role = |path: &Path| InputRole::Model { task: task.name.clone(), file: file_name(path) };
         files.extend(model.map(|path| (role(&path), path)));
+    }
+    for Evaluated { name, rows, .. } in &inputs.measures {
+        let role = |index| InputRole::Measure { measure: name.clone(), index };
+        files.extend(rows.files().iter().enumerate().map(|(index, path)| (role(index), path.clone())));
     }
     let describe = |(role, path): (InputRole, PathBuf)| {
         let (bytes, blake3) = known.add(&path)?;

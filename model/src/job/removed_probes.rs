@@ -107,7 +107,7 @@ impl Session<'_> {
             .inputs
             .tasks
             .iter()
-            .all(|task| task.eval.is_none() || self.has_score(&Column::Probe, &task.name));
+            .all(|task| task.eval().is_none() || self.has_score(&Column::Probe, &task.name));
         if !is_measured || !self.is_complete(&job.out.join(CORE), &self.core_origin())? {
             return Ok(false);
         }

@@ -1,29 +1,24 @@
-//! Evaluation while a model is trained: a sample of every task's rows, the best weights so far, and when to end.
+//! Evaluation while a model is trained: a sample of the rows of every task and measure, the best weights so far, and when to
+//! end.
 
 use std::time::Instant;
 
-use super::inputs::Task;
+use super::inputs::Evaluated;
 use super::session::Session;
 use super::state::{Best, SMALL_FILES, TrainingState};
 use super::training::Training;
-use crate::data::Dataset;
 use crate::error::Result;
 use crate::evaluation::{Request, RowScores};
 use crate::progress::{Column, Event, Measured, SampleScore, Score, StepReport};
 use crate::recipe::Keep;
-
-/// A task with its rows to evaluate on, where there are some.
-fn measured(task: &Task) -> Option<(&Task, &Dataset)> {
-    Some((task, task.eval.as_deref()?))
-}
 
 impl Session<'_> {
     /// Whether a model, that of a column, has yet to be measured on the samples of some tasks.
     pub(super) fn lacks_samples(&self, column: &Column, tasks: &[usize]) -> bool {
         let settings = &self.job.recipe.evaluate;
         let column = column.sample(settings);
-        let is_missing = |task: &Task| task.eval.is_some() && !self.has_score(&column, &task.name);
-        settings.every > 0 && tasks.iter().any(|&task| is_missing(&self.job.inputs.tasks[task]))
+        let mut evaluated = self.job.inputs.evaluated_of(tasks);
+        settings.every > 0 && evaluated.any(|evaluated| !self.has_score(&column, &evaluated.name))
     }
 
     /// Measures the model that the trainer holds, that of a column, on the samples of some tasks, where
@@ -33,35 +28,48 @@ impl Session<'_> {
     /// # Errors
     /// As [`Session::evaluate`].
     pub(super) fn evaluate_samples(&mut self, column: &Column, tasks: &[usize]) -> Result<()> {
-        if !self.lacks_samples(column, tasks) {
-            return Ok(());
-        }
-        let sampled = column.sample(&self.job.recipe.evaluate);
-        let tasks = tasks.iter().map(|&task| &self.job.inputs.tasks[task]);
-        for (task, eval) in tasks.filter_map(measured) {
-            if self.has_score(&sampled, &task.name) {
-                continue;
-            }
-            self.check_stop(&format!("before evaluating {column} on {}", task.name))?;
-            self.observer.event(Event::EvaluationStarted { column: &sampled, task: &task.name });
-            let score = self.measure_sample(task, eval, Measured::Column(&sampled))?;
-            self.observer.event(Event::Evaluated { column: &sampled, task: &task.name, score: &score });
-            self.keep_score(&sampled, &task.name, score)?;
-        }
-        Ok(())
+        let job = self.job;
+        job.inputs.evaluated_of(tasks).try_for_each(|evaluated| self.evaluate_sample(column, evaluated))
     }
 
-    /// Keeps of what was measured of all rows of a task what concerns its sample.
+    /// [`Session::evaluate_samples`] of all tasks and measures.
+    ///
+    /// # Errors
+    /// As [`Session::evaluate`].
+    pub(super) fn evaluate_all_samples(&mut self, column: &Column) -> Result<()> {
+        let job = self.job;
+        job.inputs.evaluated().try_for_each(|evaluated| self.evaluate_sample(column, evaluated))
+    }
+
+    fn evaluate_sample(&mut self, column: &Column, evaluated: &Evaluated) -> Result<()> {
+        let settings = &self.job.recipe.evaluate;
+        let (sampled, name) = (column.sample(settings), &evaluated.name);
+        if settings.every == 0 || self.has_score(&sampled, name) {
+            return Ok(());
+        }
+        self.check_stop(&format!("before evaluating {column} on {name}"))?;
+        self.observer.event(Event::EvaluationStarted { column: &sampled, task: name });
+        let score = self.measure_sample(evaluated, Measured::Column(&sampled))?;
+        self.observer.event(Event::Evaluated { column: &sampled, task: name, score: &score });
+        self.keep_score(&sampled, name, score)
+    }
+
+    /// Keeps of what was measured of all rows of a task or measure what concerns its sample.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(super) fn keep_sample(&mut self, column: &Column, task: &Task, scored: &RowScores) -> Result<()> {
+    pub(super) fn keep_sample(
+        &mut self,
+        column: &Column,
+        evaluated: &Evaluated,
+        scored: &RowScores,
+    ) -> Result<()> {
         let settings = &self.job.recipe.evaluate;
         if settings.every == 0 {
             return Ok(());
         }
-        let score = scored.of_rows(&task.evaluation_sample, settings.answers).score();
-        self.keep_score(&column.sample(settings), &task.name, score)
+        let score = scored.of_rows(&evaluated.sample, settings.answers).score();
+        self.keep_score(&column.sample(settings), &evaluated.name, score)
     }
 
     /// Whether a training ends before its last step, since patience has run out.
@@ -86,33 +94,43 @@ impl Session<'_> {
             return Ok(());
         }
         let started = Instant::now();
-        let job = self.job;
-        let tasks =
-            job.inputs.tasks.iter().filter(|task| training.part.is_empty() || training.part == task.name);
-        let in_training = Measured::Training { stage: training.stage, part: training.part };
-        let mut scores = Vec::new();
-        for (task, eval) in tasks.filter_map(measured) {
-            let score = self.measure_sample(task, eval, in_training)?;
-            scores.push(SampleScore { task: task.name.clone(), score });
-        }
-        self.alarm(&scores, state, &training.name());
+        let inputs = &self.job.inputs;
+        let is_wanted = |name: &str| training.part.is_empty() || training.part == name;
+        let tasks = inputs.tasks.iter().filter_map(|task| task.evaluated.as_ref());
+        let mut measure = |evaluated: &Evaluated| {
+            let in_training = Measured::Training { stage: training.stage, part: training.part };
+            let score = self.measure_sample(evaluated, in_training)?;
+            Ok(SampleScore { task: evaluated.name.clone(), score })
+        };
+        let scores =
+            tasks.filter(|task| is_wanted(&task.name)).map(&mut measure).collect::<Result<Vec<_>>>()?;
+        // A probe is about its own task alone.
+        let measures = inputs.measures.iter().filter(|_| training.part.is_empty());
+        let measures = measures.map(&mut measure).collect::<Result<Vec<_>>>()?;
+        self.alarm(scores.iter().chain(&measures), state, &training.name());
         if training.is_last {
             self.compare_with_best(&scores, state, training)?;
         }
-        report.evaluation = scores;
+        (report.evaluation, report.measures) = (scores, measures);
         report.evaluation_seconds = started.elapsed().as_secs_f64();
         Ok(())
     }
 
-    fn measure_sample(&mut self, task: &Task, dataset: &Dataset, measured: Measured<'_>) -> Result<Score> {
-        let answers = task.answers.as_ref().filter(|_| self.job.recipe.evaluate.answers);
+    fn measure_sample(&mut self, evaluated: &Evaluated, measured: Measured<'_>) -> Result<Score> {
+        let Evaluated { name, rows: dataset, sample, answers, .. } = evaluated;
+        let answers = answers.as_ref().filter(|_| self.job.recipe.evaluate.answers);
         let tokenizer = &self.job.inputs.tokenizer;
-        let request = Request { dataset, tokenizer, rows: Some(&task.evaluation_sample), answers };
-        Ok(self.measure(measured, &task.name, &request)?.score())
+        let request = Request { dataset, tokenizer, rows: Some(sample), answers };
+        Ok(self.measure(measured, name, &request)?.score())
     }
 
-    /// Says at once which tasks have become worse than the base, each once in a training.
-    fn alarm(&mut self, scores: &[SampleScore], state: &mut TrainingState, training: &str) {
+    /// Says at once on what the model has become worse than the base, each once in a training.
+    fn alarm<'s>(
+        &mut self,
+        scores: impl Iterator<Item = &'s SampleScore>,
+        state: &mut TrainingState,
+        training: &str,
+    ) {
         let alarm = self.job.recipe.evaluate.alarm;
         let column = Column::Base.sample(&self.job.recipe.evaluate);
         for SampleScore { task, score } in scores {

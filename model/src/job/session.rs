@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::identity::RunIdentity;
-use super::inputs::{Task, sampler};
+use super::inputs::{Evaluated, sampler};
 use super::measured::{ANSWERS_KEPT, KeptAnswers, Scores, read_scores};
 use super::models::RunModels;
 use super::names::{
@@ -16,14 +16,14 @@ use super::state::Checkpoints;
 use super::weights::{open_trainer, weight_type};
 use super::{Job, card, identity, ranks, record, seal};
 use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, add_model};
-use crate::data::{CacheUse, Sampler, Source};
+use crate::data::{CacheUse, Dataset, Sampler, Source};
 use crate::error::{Error, FileAction, Result};
 use crate::evaluation::{Request, RowScores};
 use crate::files::{
     self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify, hash_texts, read_json, require_free_space,
 };
 use crate::metrics::Metrics;
-use crate::progress::{Column, Event, JobReport, Measured, Observer, Score, TaskScores};
+use crate::progress::{Column, Event, JobReport, Measured, Observer, TaskScores};
 use crate::recipe::{Stage, TrainSettings};
 use crate::stages::models::TaskModels;
 use crate::trainer::Trainer;
@@ -247,56 +247,42 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When evaluation fails or the scores cannot be saved.
     pub fn evaluate(&mut self, column: &Column, tasks: &[usize]) -> Result<()> {
-        let job = self.job;
-        for &index in tasks {
-            let task = &job.inputs.tasks[index];
-            let Some(eval) = &task.eval else { continue };
-            if self.has_score(column, &task.name) {
-                continue;
-            }
-            self.check_stop(&format!("before evaluating {column} on {}", task.name))?;
-            self.observer.event(Event::EvaluationStarted { column, task: &task.name });
-            let tokenizer = &job.inputs.tokenizer;
-            let request = Request { dataset: eval, tokenizer, rows: None, answers: task.answers.as_ref() };
-            let scored =
-                self.measure(Measured::Column(column), &task.name, &request).inspect_err(|error| {
-                    if matches!(error, Error::Interrupted { .. }) {
-                        // The stop stands, whether or not the time is recorded.
-                        let _ = self.save_progress();
-                    }
-                })?;
-            let score = scored.score();
-            self.observer.event(Event::Evaluated { column, task: &task.name, score: &score });
-            if let Some(answers) = &scored.answers {
-                let sample = answers.sample(ANSWERS_KEPT);
-                self.answers.entry(column.clone()).or_default().insert(task.name.clone(), sample);
-                self.save_answers()?;
-            }
-            self.keep_score(column, &task.name, score)?;
-            if matches!(column, Column::Base | Column::Probe) {
-                self.keep_sample(column, task, &scored)?;
-            }
+        self.job.inputs.evaluated_of(tasks).try_for_each(|evaluated| self.evaluate_on(column, evaluated))
+    }
+
+    /// Evaluates on all tasks and measures.
+    ///
+    /// # Errors
+    /// As [`Session::evaluate`].
+    pub fn evaluate_all(&mut self, column: &Column) -> Result<()> {
+        self.job.inputs.evaluated().try_for_each(|evaluated| self.evaluate_on(column, evaluated))
+    }
+
+    fn evaluate_on(&mut self, column: &Column, evaluated: &Evaluated) -> Result<()> {
+        let Evaluated { name, rows, answers, .. } = evaluated;
+        if self.has_score(column, name) {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    pub(super) fn save_scores(&self) -> Result<()> {
-        let path = self.job.out.join(SCORES);
-        seal::write(&path, &origin_of(&self.identity, SCORES), &self.scores).map(drop)
-    }
-
-    pub(super) fn save_answers(&self) -> Result<()> {
-        let path = self.job.out.join(ANSWERS);
-        seal::write(&path, &origin_of(&self.identity, ANSWERS), &self.answers).map(drop)
-    }
-
-    /// Forgets what was measured of the final model.
-    fn forget_final(&mut self) -> Result<()> {
-        if self.answers.remove(&Column::Final).is_some() {
+        self.check_stop(&format!("before evaluating {column} on {name}"))?;
+        self.observer.event(Event::EvaluationStarted { column, task: name });
+        let tokenizer = &self.job.inputs.tokenizer;
+        let request = Request { dataset: rows, tokenizer, rows: None, answers: answers.as_ref() };
+        let scored = self.measure(Measured::Column(column), name, &request).inspect_err(|error| {
+            if matches!(error, Error::Interrupted { .. }) {
+                // The stop stands, whether or not the time is recorded.
+                let _ = self.save_progress();
+            }
+        })?;
+        let score = scored.score();
+        self.observer.event(Event::Evaluated { column, task: name, score: &score });
+        if let Some(answers) = &scored.answers {
+            let sample = answers.sample(ANSWERS_KEPT);
+            self.answers.entry(column.clone()).or_default().insert(name.clone(), sample);
             self.save_answers()?;
         }
-        if self.scores.remove(&Column::Final).is_some() {
-            self.save_scores()?;
+        self.keep_score(column, name, score)?;
+        if matches!(column, Column::Base | Column::Probe) {
+            self.keep_sample(column, evaluated, &scored)?;
         }
         Ok(())
     }
@@ -324,28 +310,6 @@ impl<'a> Session<'a> {
         trainer.evaluate(request, &mut observe)
     }
 
-    /// What was measured of a task for a column.
-    pub(super) fn score(&self, column: &Column, task: &str) -> Option<Score> {
-        self.scores.get(column).and_then(|scores| scores.get(task)).copied()
-    }
-
-    /// Remembers what was measured, in the run folder too.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub(super) fn keep_score(&mut self, column: &Column, task: &str, score: Score) -> Result<()> {
-        self.scores.entry(column.clone()).or_default().insert(task.to_owned(), score);
-        self.save_scores()
-    }
-
-    /// Evaluates on all tasks.
-    ///
-    /// # Errors
-    /// As [`Session::evaluate`].
-    pub fn evaluate_all(&mut self, column: &Column) -> Result<()> {
-        self.evaluate(column, &self.job.inputs.all_tasks())
-    }
-
     /// Carries out a stop that was asked for between fine-tunes, where everything made so far is saved.
     ///
     /// # Errors
@@ -358,28 +322,38 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Whether a column of the table has this task's score.
-    pub fn has_score(&self, column: &Column, task: &str) -> bool {
-        self.scores.get(column).is_some_and(|scores| scores.contains_key(task))
-    }
-
-    /// One row of every task as the model sees it, and what a person should know about its files.
+    /// One row of every task and measure as the model sees it, and what a person should know about its files.
     pub fn show_samples(&mut self) {
         self.job.plan.notices.iter().for_each(|text| self.observer.event(Event::Notice(text)));
         for task in self.job.worked_on() {
             let task = &self.job.inputs.tasks[task];
-            if let Some(text) = task.train.masked_sample(0, &self.job.inputs.tokenizer) {
-                self.observer.event(Event::Sample { task: &task.name, text: &text });
+            self.show_sample(&task.name, &task.train);
+            self.tell_notices(&task.train);
+            if let Some(eval) = task.eval() {
+                self.tell_notices(eval);
             }
-            for dataset in [Some(&task.train), task.eval.as_ref()].into_iter().flatten() {
-                for text in dataset.described_notices() {
-                    self.observer.event(Event::Notice(&text));
-                }
-                if let CacheUse::NotWritten(reason) = dataset.cache() {
-                    let text = format!("{}: tokens were not cached: {reason}", dataset.name().display());
-                    self.observer.event(Event::Notice(&text));
-                }
-            }
+        }
+        // One that makes a probe alone measures none of these.
+        let measures = self.job.inputs.measures.iter().filter(|_| self.job.probe_run.is_none());
+        for Evaluated { name, rows, .. } in measures {
+            self.show_sample(name, rows);
+            self.tell_notices(rows);
+        }
+    }
+
+    fn show_sample(&mut self, name: &str, dataset: &Dataset) {
+        if let Some(text) = dataset.masked_sample(0, &self.job.inputs.tokenizer) {
+            self.observer.event(Event::Sample { task: name, text: &text });
+        }
+    }
+
+    fn tell_notices(&mut self, dataset: &Dataset) {
+        for text in dataset.described_notices() {
+            self.observer.event(Event::Notice(&text));
+        }
+        if let CacheUse::NotWritten(reason) = dataset.cache() {
+            let text = format!("{}: tokens were not cached: {reason}", dataset.name().display());
+            self.observer.event(Event::Notice(&text));
         }
     }
 
@@ -472,14 +446,16 @@ impl<'a> Session<'a> {
     /// When the elapsed time cannot be saved.
     pub fn report(&mut self, columns: &[Column]) -> Result<JobReport> {
         let seconds = self.save_progress()?;
-        let row = |task: &Task| TaskScores {
-            task: task.name.clone(),
-            scores: columns.iter().map(|column| self.score(column, &task.name)).collect(),
+        let row = |name: &String| TaskScores {
+            task: name.clone(),
+            scores: columns.iter().map(|column| self.score(column, name)).collect(),
         };
+        let inputs = &self.job.inputs;
         Ok(JobReport {
             method: self.job.recipe.method,
             columns: columns.to_vec(),
-            tasks: self.job.inputs.tasks.iter().map(row).collect(),
+            tasks: inputs.tasks.iter().map(|task| row(&task.name)).collect(),
+            measures: inputs.measures.iter().map(|measure| row(&measure.name)).collect(),
             frozen_verified: self.frozen_verified,
             seconds,
             steps: self.metrics.steps(),

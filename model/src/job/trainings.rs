@@ -2,8 +2,9 @@
 
 use cpift_engine::ops::adamw::ImportanceKind as Accumulate;
 
-use crate::recipe::{Backbone, Method, Recipe, TrainSettings};
+use crate::recipe::{Backbone, ImportanceKind, Method, Recipe, TrainSettings};
 use crate::state_type::StateType;
+use crate::trainer::StatePart;
 
 /// Whether the method begins with probes.
 pub fn has_probes(method: Method) -> bool {
@@ -54,7 +55,11 @@ pub fn accumulated(recipe: &Recipe, state: StateType) -> Accumulate {
     }
 }
 
-/// Whether it accumulates any.
-pub fn accumulates(recipe: &Recipe, state: StateType) -> bool {
-    accumulated(recipe, state) != Accumulate::None
+/// What of the optimizer's state a probe stores beside its model, for its importance; nothing where that is what the model
+/// is away from the base.
+pub fn stored_importance(recipe: &Recipe, state: StateType) -> Option<StatePart> {
+    match recipe.probe.importance {
+        ImportanceKind::FisherNet if has_probes(recipe.method) => Some(StatePart::SecondMoment),
+        _ => (accumulated(recipe, state) != Accumulate::None).then_some(StatePart::Importance),
+    }
 }

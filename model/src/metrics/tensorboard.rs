@@ -163,7 +163,7 @@ fn step_event(report: &StepReport) -> Vec<u8> {
     for (task, loss) in &report.task_losses {
         scalar(&format!("task_loss/{task}"), *loss);
     }
-    for sample in &report.evaluation {
+    for sample in report.evaluation.iter().chain(&report.measures) {
         scalar(&format!("evaluation_loss/{}", sample.task), sample.score.loss);
         if let Some(share) = sample.score.share() {
             scalar(&format!("evaluation_score/{}", sample.task), share);

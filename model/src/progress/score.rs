@@ -70,10 +70,10 @@ pub fn perplexity_text(perplexity: f64) -> String {
     if perplexity < 1e5 { format!("{perplexity:.3}") } else { format!("{perplexity:.3e}") }
 }
 
-/// What a model reaches on a sample of a task's rows.
+/// What a model reaches on a sample of the rows of a task or measure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SampleScore {
-    /// The task.
+    /// The task or measure.
     pub task: String,
     /// Its score.
     pub score: Score,

@@ -48,6 +48,9 @@ pub struct StepReport {
     /// What was measured after the step, where it was.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evaluation: Vec<SampleScore>,
+    /// The same of what is measured and never trained.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measures: Vec<SampleScore>,
     /// Seconds that took, beside those of the step.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub evaluation_seconds: f64,

@@ -16,6 +16,9 @@ pub struct JobReport {
     pub columns: Vec<Column>,
     /// Rows of the table.
     pub tasks: Vec<TaskScores>,
+    /// What was measured and never trained; in no mean.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measures: Vec<TaskScores>,
     /// Frozen coordinates checked bit for bit over all parts of stage 4.
     pub frozen_verified: u64,
     /// Wall time in seconds, of all processes that worked on the run.
@@ -26,10 +29,10 @@ pub struct JobReport {
     pub model: Option<std::path::PathBuf>,
 }
 
-/// One task's row of the closing table.
+/// One task's, or measure's, row of the closing table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskScores {
-    /// The task.
+    /// The task or measure.
     pub task: String,
     /// One per column; none where it was not evaluated.
     pub scores: Vec<Option<Score>>,
@@ -71,7 +74,63 @@ impl JobReport {
         loss.map_or("–".to_owned(), |loss| format!("{loss:.4}{share}"))
     }
 
-    /// Loss, perplexity and score of every task by column, and the means over the tasks, as Markdown.
+    /// Losses, perplexities and scores of what is measured and never trained, with the change against the base; none
+    /// where that is nothing.
+    pub fn measures_table(&self) -> Option<Table> {
+        let has_scores = |&column: &usize| {
+            self.measures.iter().any(|row| row.scores.get(column).is_some_and(Option::is_some))
+        };
+        let columns: Vec<usize> = (0..self.columns.len()).filter(has_scores).collect();
+        if columns.is_empty() {
+            return None;
+        }
+        let is_base = |column: usize| self.columns[column] == Column::Base;
+        let mut headings = vec!["measured only".to_owned(), String::new()];
+        for &column in &columns {
+            headings.push(self.columns[column].to_string());
+            headings.extend((!is_base(column)).then(|| "change".to_owned()));
+        }
+        let mut table = Table::new(headings);
+        let points = |share: f64| format!("{:.1} %", 100.0 * share);
+        let more_points = |share: f64, base: f64| format!("{:+.1}", 100.0 * (share - base));
+        for row in &self.measures {
+            let base = (0..self.columns.len()).find(|&column| is_base(column));
+            let score = |column: usize| row.scores.get(column).and_then(Option::as_ref);
+            let base = base.and_then(score);
+            let mut add = |name: &str,
+                           value: &dyn Fn(&Score) -> Option<f64>,
+                           text: &dyn Fn(f64) -> String,
+                           change: &dyn Fn(f64, f64) -> String| {
+                let values = columns.iter().map(|&column| (column, score(column).and_then(value)));
+                let values: Vec<_> = values.collect();
+                if values.iter().all(|(_, value)| value.is_none()) {
+                    return;
+                }
+                let before = base.and_then(value);
+                let mut cells = vec![row.task.clone(), name.to_owned()];
+                for (column, value) in values {
+                    cells.push(value.map_or("–".to_owned(), text));
+                    let changed =
+                        value.zip(before).map_or("–".to_owned(), |(now, before)| change(now, before));
+                    cells.extend((!is_base(column)).then_some(changed));
+                }
+                table.row(cells);
+            };
+            let kind = row.score_kind().unwrap_or_default().name();
+            add("loss", &|score| Some(score.loss), &|loss| format!("{loss:.4}"), &|now, base| {
+                format!("{:+.4}", now - base)
+            });
+            add("perplexity", &|score| Some(score.perplexity()), &perplexity_text, &|now, base| {
+                format!("{:+.1} %", 100.0 * (now / base - 1.0))
+            });
+            add(kind, &Score::share, &points, &more_points);
+            add(&format!("{kind} by loss"), &|score| score.choice_by_loss, &points, &more_points);
+        }
+        Some(table)
+    }
+
+    /// Loss, perplexity and score of every task by column, and the means over the tasks, as Markdown; then what is
+    /// measured only.
     pub fn score_table(&self) -> String {
         let cell = |score: &Option<Score>| {
             let Some(score) = score else { return "–".to_owned() };
@@ -112,7 +171,13 @@ impl JobReport {
                 )
             }
         };
-        format!("{}\n{legend}\n", table.markdown())
+        let measures = self.measures_table().map(|table| {
+            format!(
+                "\nMeasured only, never trained, and in no mean. Change: against the base, of scores in points.\n\n{}\n",
+                table.markdown()
+            )
+        });
+        format!("{}\n{legend}\n{}", table.markdown(), measures.unwrap_or_default())
     }
 }
 

@@ -26,6 +26,8 @@ pub fn differences(recipe: &Recipe) -> Vec<Difference> {
     for (name, value) in &actual {
         match (name.as_str(), value) {
             ("task", Value::Array(tasks)) => tasks.iter().for_each(|task| compare_task(task, &mut found)),
+            // What is measured decides nothing.
+            ("measure", _) => {}
             (_, Value::Table(section)) => {
                 let inherits = matches!(name.as_str(), "probe" | "integrate");
                 let defaults = if inherits { &inherited } else { &plain };

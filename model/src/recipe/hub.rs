@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::Source;
 use super::origins::Origins;
+use super::{DataFiles, Source};
 use crate::error::{Error, FileAction, Result};
 use crate::hub::{Extent, Found, Hub, HubOrigin, HubSource, ModelParts, SCHEME};
 
@@ -14,12 +14,12 @@ use crate::hub::{Extent, Found, Hub, HubOrigin, HubSource, ModelParts, SCHEME};
 pub enum RecipeParts<'a> {
     /// Everything.
     All,
-    /// The rows of all tasks or of one, and the base's tokenizer.
+    /// The rows of all tasks and measures or of one, and the base's tokenizer.
     Rows(Option<&'a str>),
 }
 
 impl RecipeParts<'_> {
-    /// Whether the rows of a task are read.
+    /// Whether the rows of a task or measure are read.
     fn has_task(&self, name: &str) -> bool {
         !matches!(self, RecipeParts::Rows(Some(wanted)) if *wanted != name)
     }
@@ -64,16 +64,23 @@ impl Source {
                 require(&format!("task[{index}].model"), &task.model)?;
             }
             for (name, files) in [("train", Some(&task.train)), ("eval", task.eval.as_ref())] {
-                let Some(files) = files else { continue };
-                files.require_local().map_err(|error| {
-                    let key = format!("task[{index}].{name}");
-                    let item = files.first_missing().map(|item| format!("{key}[{item}]"));
-                    let about = item.and_then(|item| self.origins.about(&item, &error));
-                    about.or_else(|| self.origins.about(&key, &error)).unwrap_or(error)
-                })?;
+                self.require_local_files(files, &format!("task[{index}].{name}"))?;
             }
         }
+        let measures = recipe.measure.iter().enumerate();
+        for (index, measure) in measures.filter(|(_, measure)| parts.has_task(&measure.name)) {
+            self.require_local_files(Some(&measure.eval), &format!("measure[{index}].eval"))?;
+        }
         Ok(())
+    }
+
+    fn require_local_files(&self, files: Option<&DataFiles>, key: &str) -> Result<()> {
+        let Some(files) = files else { return Ok(()) };
+        files.require_local().map_err(|error| {
+            let item = files.first_missing().map(|item| format!("{key}[{item}]"));
+            let about = item.and_then(|item| self.origins.about(&item, &error));
+            about.or_else(|| self.origins.about(key, &error)).unwrap_or(error)
+        })
     }
 
     fn resolve_names(&mut self, hub: &Hub<'_>, parts: RecipeParts<'_>, wanted: ModelParts) -> Result<()> {
@@ -85,19 +92,21 @@ impl Source {
         if let Some(Value::Table(model)) = self.table.get_mut("model") {
             resolver.model(model, "base", "model", "model", wanted)?;
         }
-        let tasks = self.table.get_mut("task").and_then(Value::as_array_mut);
-        for (index, task) in tasks.into_iter().flatten().enumerate() {
-            let Some(task) = task.as_table_mut() else { continue };
-            let name = task.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-            if !is_wanted(&name) {
-                continue;
-            }
-            let (section, name) = (format!("task[{index}]"), format!("task.{name}"));
-            if parts == RecipeParts::All {
-                resolver.model(task, "model", &section, &name, ModelParts::WEIGHTS)?;
-            }
-            for key in ["train", "eval"] {
-                resolver.data(task, key, &section, &name)?;
+        for list in ["task", "measure"] {
+            let items = self.table.get_mut(list).and_then(Value::as_array_mut);
+            for (index, item) in items.into_iter().flatten().enumerate() {
+                let Some(item) = item.as_table_mut() else { continue };
+                let name = item.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+                if !is_wanted(&name) {
+                    continue;
+                }
+                let (section, name) = (format!("{list}[{index}]"), format!("{list}.{name}"));
+                if parts == RecipeParts::All {
+                    resolver.model(item, "model", &section, &name, ModelParts::WEIGHTS)?;
+                }
+                for key in ["train", "eval"] {
+                    resolver.data(item, key, &section, &name)?;
+                }
             }
         }
         resolver.complete_models()?;

@@ -17,6 +17,7 @@ mod evaluate;
 mod fault;
 mod fuse;
 mod hub;
+mod measure;
 mod mixture;
 mod numbers;
 mod origins;
@@ -38,6 +39,7 @@ pub use evaluate::{EvaluateSettings, Keep};
 pub(crate) use fault::nearest;
 pub use fuse::{Backbone, Conflict, FoldWeight, FuseSettings, Interpolation, SlerpSpace};
 pub use hub::RecipeParts;
+pub use measure::MeasureSettings;
 pub use mixture::{MixtureOrder, MixtureSettings, MixtureShares};
 pub use precision::Precision;
 pub use read::Source;
@@ -153,6 +155,9 @@ pub struct Recipe {
     pub metrics: MetricsSettings,
     /// The tasks, in order.
     pub task: Vec<TaskSettings>,
+    /// What is measured and never trained, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub measure: Vec<MeasureSettings>,
     /// What of it was named by its name on the hub; the paths are those of the cache. No key of a recipe.
     #[serde(skip)]
     pub hub: Vec<HubSource>,
@@ -247,7 +252,7 @@ impl SaveDtype {
 
 /// What importance a probe measures (docs/algorithm.md, stage 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum ImportanceKind {
     /// |θi − θ0|, the paper's.
     #[default]
@@ -256,6 +261,8 @@ pub enum ImportanceKind {
     Path,
     /// Σg².
     Fisher,
+    /// |θi − θ0|·√v, with AdamW's second moment at the end of the probe: the movement weighted by the Fisher information.
+    FisherNet,
     /// A random choice: control.
     Random,
     /// The k least by `net`: control.
@@ -269,6 +276,7 @@ impl ImportanceKind {
             Self::Net => "net",
             Self::Path => "path",
             Self::Fisher => "fisher",
+            Self::FisherNet => "fisher-net",
             Self::Random => "random",
             Self::Inverse => "inverse",
         }

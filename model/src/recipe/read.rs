@@ -197,11 +197,13 @@ fn make_paths_absolute(table: &mut Table, folder: &Path) {
         change_texts(model, "base", &|text| make_model_absolute(text, folder));
         change_texts(model, "config", &|text| make_file_absolute(text, folder));
     }
-    let tasks = table.get_mut("task").and_then(Value::as_array_mut);
-    for task in tasks.into_iter().flatten().filter_map(Value::as_table_mut) {
-        change_texts(task, "model", &|text| make_model_absolute(text, folder));
-        for key in ["train", "eval"] {
-            change_texts(task, key, &|text| make_file_absolute(text, folder));
+    for list in ["task", "measure"] {
+        let items = table.get_mut(list).and_then(Value::as_array_mut);
+        for item in items.into_iter().flatten().filter_map(Value::as_table_mut) {
+            change_texts(item, "model", &|text| make_model_absolute(text, folder));
+            for key in ["train", "eval"] {
+                change_texts(item, key, &|text| make_file_absolute(text, folder));
+            }
         }
     }
 }

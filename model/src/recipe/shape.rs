@@ -12,8 +12,8 @@ use toml::{Table, Value};
 use super::fault::{Fault, Typed, describe, nearest};
 use super::origins::Origins;
 use super::{
-    Columns, DataFiles, EvaluateSettings, HalfSettings, MixtureSettings, ModelSettings, Recipe, TaskSettings,
-    TrainSettings,
+    Columns, DataFiles, EvaluateSettings, HalfSettings, MeasureSettings, MixtureSettings, ModelSettings,
+    Recipe, TaskSettings, TrainSettings,
 };
 use crate::error::{Error, Result};
 
@@ -29,6 +29,26 @@ static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
     let training = TrainSettings { epochs: Some(1.0), steps: Some(1), ..TrainSettings::default() };
     let files = || DataFiles::new(path());
     let text = || Some("x".to_owned());
+    let columns = Columns {
+        prompt: text(),
+        answer: text(),
+        system: text(),
+        history: text(),
+        messages: text(),
+        tools: text(),
+        text: text(),
+    };
+    let measure = MeasureSettings {
+        eval: files(),
+        eval_limit: Some(1),
+        chat: Some(true),
+        prompt: text(),
+        answer: text(),
+        system: text(),
+        max_new_tokens: Some(1),
+        columns: columns.clone(),
+        ..MeasureSettings::default()
+    };
     let task = TaskSettings {
         train: files(),
         eval: Some(files()),
@@ -41,15 +61,7 @@ static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
         prompt: text(),
         answer: text(),
         system: text(),
-        columns: Columns {
-            prompt: text(),
-            answer: text(),
-            system: text(),
-            history: text(),
-            messages: text(),
-            tools: text(),
-            text: text(),
-        },
+        columns,
         max_new_tokens: Some(1),
         ..TaskSettings::default()
     };
@@ -60,6 +72,7 @@ static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
         half: HalfSettings { rounds: Some(1) },
         evaluate: EvaluateSettings { task: Some("x".to_owned()), ..EvaluateSettings::default() },
         task: vec![task],
+        measure: vec![measure],
         ..Recipe::default()
     };
     recipe.probe.training = training.clone();
@@ -94,13 +107,14 @@ static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
 });
 
 /// The section that a key is in, of several `model`'s, `train`'s or the first; none for what is no key, or is one of a
-/// task. The top level is the section of the empty name.
+/// task or measure. The top level is the section of the empty name.
 pub fn section_of(key: &str) -> Option<&'static str> {
     let has_key = |name: &&str| keys_of(name).iter().any(|known| known == key);
     let sections = EXAMPLE.sections.iter().map(|(name, _)| name.as_str());
     let sections = ["", "model", "train"].into_iter().chain(sections);
     let is_setting = |name: &&str| !name.is_empty() || !EXAMPLE.recipe.get(key).is_some_and(Value::is_table);
-    sections.filter(has_key).filter(is_setting).find(|name| !name.starts_with("task") && key != "task")
+    let is_list = |name: &str| LISTS.iter().any(|list| name.split('.').next() == Some(list.name));
+    sections.filter(has_key).filter(is_setting).find(|name| !is_list(name) && !is_list(key))
 }
 
 /// The keys of a section, none for a name that is no section.
@@ -117,7 +131,11 @@ pub fn check(table: &Table, origins: &Origins) -> Result<()> {
     for (key, value) in table {
         match EXAMPLE.recipe.get(key) {
             None => return Err(unknown_key("", "", key, origins)),
-            Some(Value::Array(_)) => check_tasks(value, origins)?,
+            Some(Value::Array(_)) => {
+                if let Some(list) = LISTS.iter().find(|list| list.name == key) {
+                    list.check(value, origins)?;
+                }
+            }
             Some(Value::Table(_)) => {
                 let entries = value.as_table().ok_or_else(|| {
                     let reason = format!("must be a section, `[{key}]`, not {}", describe(value));
@@ -138,27 +156,48 @@ pub fn check(table: &Table, origins: &Origins) -> Result<()> {
     Ok(())
 }
 
-fn check_tasks(value: &Value, origins: &Origins) -> Result<()> {
-    let list = || origins.error("task", "must be a list: write `[[task]]`, with two brackets, once per task");
-    for (index, task) in value.as_array().ok_or_else(list)?.iter().enumerate() {
-        let name = format!("task[{index}]");
-        let entries = task.as_table().ok_or_else(|| {
-            origins.error(&name, format!("must be a section, `[[task]]`, not {}", describe(task)))
-        })?;
-        check_section("task", &name, entries, origins)?;
-        for required in ["name", "train"] {
-            if !entries.contains_key(required) {
-                let reason = format!("is missing: every [[task]] needs `{required}`");
+/// A section that a recipe may have several times.
+struct List {
+    name: &'static str,
+    /// Keys that each has.
+    required: [&'static str; 2],
+}
+
+const LISTS: [List; 2] = [
+    List { name: "task", required: ["name", "train"] },
+    List { name: "measure", required: ["name", "eval"] },
+];
+
+impl List {
+    fn check(&self, value: &Value, origins: &Origins) -> Result<()> {
+        let Self { name: list, required } = self;
+        let no_list = || {
+            origins.error(
+                list,
+                format!("must be a list: write `[[{list}]]`, with two brackets, once per {list}"),
+            )
+        };
+        for (index, item) in value.as_array().ok_or_else(no_list)?.iter().enumerate() {
+            let name = format!("{list}[{index}]");
+            let entries = item.as_table().ok_or_else(|| {
+                origins.error(&name, format!("must be a section, `[[{list}]]`, not {}", describe(item)))
+            })?;
+            check_section(list, &name, entries, origins)?;
+            for required in required.iter().filter(|key| !entries.contains_key(**key)) {
+                let reason = format!("is missing: every [[{list}]] needs `{required}`");
                 return Err(origins.error(&format!("{name}.{required}"), reason));
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// `name` is the section's name in messages: `train`, `task[0]`.
 fn check_section(section: &str, name: &str, entries: &Table, origins: &Origins) -> Result<()> {
     for (key, value) in entries {
+        if let Some(reason) = MeasureSettings::why_not(key).filter(|_| section == "measure") {
+            return Err(origins.error(&format!("{name}.{key}"), reason));
+        }
         if !keys_of(section).contains(key) {
             return Err(unknown_key(section, name, key, origins));
         }

@@ -66,6 +66,8 @@ pub struct TaskSettings {
     pub system: Option<String>,
     /// How the answers to the evaluation rows are judged.
     pub score: Scoring,
+    /// Whether prompts to measure on are answered; else their loss is all that is measured.
+    pub answers: bool,
     /// Most tokens of a generated answer; by the references and the score when not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_new_tokens: Option<usize>,
@@ -97,6 +99,7 @@ impl Default for TaskSettings {
             answer: None,
             system: None,
             score: Scoring::Exact,
+            answers: true,
             max_new_tokens: None,
             shots: 0,
             columns: Columns::default(),

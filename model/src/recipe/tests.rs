@@ -5,11 +5,12 @@ use super::*;
 use crate::transformer::Recompute;
 
 /// Every section but the top level.
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "evaluate",
     "mixture",
     "model",
     "task",
+    "measure",
     "train",
     "probe",
     "core",
@@ -278,4 +279,18 @@ fn the_columns_of_a_task_are_a_section_of_its_own() {
     let text = LEAST.replace("\"sort\"", "\"sort.columns\"");
     let recipe = read(&text, &["task.sort.columns.weight=2", "task.sort.columns.columns.text=t"]);
     assert_eq!((recipe.task[0].weight, recipe.task[0].columns.text.as_deref()), (2.0, Some("t")));
+}
+
+#[test]
+fn a_measure_is_read_as_a_task_and_written_only_where_there_is_one() {
+    assert!(!read(LEAST, &[]).to_toml().unwrap().contains("measure"));
+    let text = format!(
+        "{LEAST}[[measure]]\nname = \"general text\"\neval = \"c4.jsonl\"\ncolumns = {{ text = \"body\" }}\n"
+    );
+    let folder = Folder::with(&text);
+    let recipe = folder.load(&["measure.general text.eval_limit=5", "measure[0].columns.text=page"]).unwrap();
+    let task = recipe.measure[0].as_task();
+    assert_eq!(task.eval, Some(DataFiles::new([folder.folder.path().join("c4.jsonl")])));
+    assert_eq!((task.eval_limit, task.columns.text.as_deref()), (Some(5), Some("page")));
+    assert_eq!(read(&recipe.to_toml().unwrap(), &[]).measure, recipe.measure);
 }

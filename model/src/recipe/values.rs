@@ -26,6 +26,7 @@ impl Recipe {
     pub fn validate(&self) -> Result<()> {
         self.model.validate()?;
         self.validate_tasks()?;
+        self.validate_measures()?;
         self.train.validate("train")?;
         self.probe.training.validate("probe")?;
         self.integrate.training.validate("integrate")?;
@@ -149,15 +150,36 @@ impl Recipe {
             task.validate_epochs(&key)?;
             task.validate_rows(&key)?;
             task.validate_size(&key)?;
-            if let Some(tokens) = task.max_new_tokens.filter(|tokens| !(1..=MOST_NEW_TOKENS).contains(tokens))
-            {
-                let reason = format!("is {tokens}: use 1 to {MOST_NEW_TOKENS}");
-                return Err(Error::setting(key("max_new_tokens"), reason));
-            }
+            task.validate_answers(&key)?;
             if task.shots > MOST_SHOTS {
                 let reason = format!("is {}: use 0 to {MOST_SHOTS}", task.shots);
                 return Err(Error::setting(key("shots"), reason));
             }
+        }
+        Ok(())
+    }
+
+    fn validate_measures(&self) -> Result<()> {
+        for (index, measure) in self.measure.iter().enumerate() {
+            let key = |field: &str| format!("measure[{index}].{field}");
+            let name = measure.name.as_str();
+            let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ' ');
+            if name.is_empty() || name.len() > 64 || name.trim() != name || !name.chars().all(allowed) {
+                let reason = format!(
+                    "is `{name}`: use 1 to 64 letters, digits, `-`, `_`, `.` and spaces, no space at either end"
+                );
+                return Err(Error::setting(key("name"), reason));
+            }
+            let earlier = self.measure[..index].iter().map(|other| &other.name);
+            let mut others = self.task.iter().map(|task| &task.name).chain(earlier);
+            if others.any(|other| other.eq_ignore_ascii_case(name)) {
+                let reason = format!("`{name}` occurs twice among tasks and measures");
+                return Err(Error::setting(key("name"), reason));
+            }
+            let as_task = measure.as_task();
+            as_task.validate_rows(&key)?;
+            as_task.validate_size(&key)?;
+            as_task.validate_answers(&key)?;
         }
         Ok(())
     }
@@ -178,6 +200,16 @@ impl TaskSettings {
         Ok(())
     }
 
+    fn validate_answers(&self, key: &dyn Fn(&str) -> String) -> Result<()> {
+        match self.max_new_tokens.filter(|tokens| !(1..=MOST_NEW_TOKENS).contains(tokens)) {
+            Some(tokens) => {
+                let reason = format!("is {tokens}: use 1 to {MOST_NEW_TOKENS}");
+                Err(Error::setting(key("max_new_tokens"), reason))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Checks the keys that say how many rows are used for what.
     fn validate_size(&self, key: &dyn Fn(&str) -> String) -> Result<()> {
         for (name, limit) in [("limit", self.limit), ("eval_limit", self.eval_limit)] {
@@ -190,6 +222,7 @@ impl TaskSettings {
             ("eval_limit", self.eval_limit.is_some()),
             ("score", self.score != Scoring::default()),
             ("max_new_tokens", self.max_new_tokens.is_some()),
+            ("answers", !self.answers),
             ("shots", self.shots > 0),
         ];
         if let Some((name, _)) = about_measuring.iter().find(|(_, is_set)| *is_set && !is_measured) {
@@ -197,6 +230,12 @@ impl TaskSettings {
                 key(name),
                 "needs `eval` (or `eval_share`) beside it: rows to measure on",
             ));
+        }
+        let about_answers =
+            [("score", self.score != Scoring::default()), ("max_new_tokens", self.max_new_tokens.is_some())];
+        if let Some((name, _)) = about_answers.iter().find(|(_, is_set)| *is_set && !self.answers) {
+            let reason = "is about answers, and `answers = false` asks for none: remove one of the two";
+            return Err(Error::setting(key(name), reason));
         }
         let Some(share) = self.eval_share else { return Ok(()) };
         if self.eval.is_some() {

@@ -34,7 +34,10 @@ pub fn select(
         order: match kind {
             ImportanceKind::Random => Order::Random { seed },
             ImportanceKind::Inverse => Order::Smallest,
-            ImportanceKind::Net | ImportanceKind::Path | ImportanceKind::Fisher => Order::Largest,
+            ImportanceKind::Net
+            | ImportanceKind::Path
+            | ImportanceKind::Fisher
+            | ImportanceKind::FisherNet => Order::Largest,
         },
     };
     let eligible = |segment: &Segment| !settings.excludes(&segment.name);

@@ -4,7 +4,7 @@ pub mod core;
 pub mod fuse;
 pub mod group;
 pub mod masks;
-pub mod measure;
 pub mod merge;
 pub mod models;
 pub mod pieces;
+pub mod saliency;

@@ -331,6 +331,7 @@ impl Trainer {
             frozen: 0,
             time: machine::unix_seconds(),
             evaluation: Vec::new(),
+            measures: Vec::new(),
             evaluation_seconds: 0.0,
             communication: self.communication(self.ranks.traffic().since(traffic)),
         })

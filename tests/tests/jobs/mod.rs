@@ -7,6 +7,7 @@ mod changed_inputs;
 mod compact;
 mod disk;
 mod gpu;
+mod measures;
 mod methods;
 mod probe_lengths;
 mod probe_runs;

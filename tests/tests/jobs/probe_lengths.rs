@@ -6,7 +6,7 @@ use cpift_model::files::read_json;
 use cpift_model::job::{LengthReport, ProbeLengths, Study, length_scores};
 use cpift_model::progress::Silent;
 use cpift_model::recipe::{Recipe, Stage};
-use cpift_model::stages::measure::Measure;
+use cpift_model::stages::saliency::Saliency;
 use cpift_tests::jobs::{Options, SmallJob, TASKS, Watcher};
 use serde_json::json;
 
@@ -30,7 +30,7 @@ fn report(job: &SmallJob, run: &str, task: &str, steps: u64) -> LengthReport {
     read_json(&job.path(&format!("{run}/probe-lengths/{task}/{steps}/report.json"))).unwrap().unwrap()
 }
 
-fn scores(job: &SmallJob, run: &str, task: &str, steps: u64, measure: Measure) -> Vec<f32> {
+fn scores(job: &SmallJob, run: &str, task: &str, steps: u64, measure: Saliency) -> Vec<f32> {
     let folder = job.path(&format!("{run}/probe-lengths/{task}/{steps}"));
     length_scores(&folder, &report(job, run, task, steps), measure).unwrap()
 }
@@ -58,7 +58,7 @@ fn every_length_is_a_probe_of_that_length() {
         assert_eq!(found.loss, expected, "{task}");
         // The model is small: all of its parameters are scored, as the probe stored them, tensor after tensor.
         let [net, path] =
-            [Measure::Net, Measure::Path].map(|measure| scores(&job, "lengths", task, STEPS[1], measure));
+            [Saliency::Net, Saliency::Path].map(|measure| scores(&job, "lengths", task, STEPS[1], measure));
         assert_eq!(path.len() as u64, found.eligible);
         assert_eq!(sorted(&path), sorted(&job.importance("probes", task)), "{task}");
         // A way is no shorter than the distance, but for rounding at every step.
@@ -67,7 +67,7 @@ fn every_length_is_a_probe_of_that_length() {
             assert_eq!(loss.loss, found.loss, "all of a probe is the probe: {loss:?}");
         }
         let few: Vec<_> = found.transplants.iter().filter(|loss| loss.fraction == 0.05).collect();
-        assert_eq!(few.len(), Measure::ALL.len() + 1);
+        assert_eq!(few.len(), Saliency::ALL.len() + 1);
         assert!(few.iter().all(|loss| loss.loss.is_finite() && loss.loss != found.loss), "{few:?}");
     }
 }

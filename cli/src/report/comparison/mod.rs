@@ -2,6 +2,7 @@
 
 mod ablations;
 mod forgetting;
+mod measures;
 mod methods;
 mod overlaps;
 mod probe_lengths;
@@ -16,6 +17,7 @@ use crate::display::units::{bytes, counted, duration, grouped};
 pub fn document(comparison: &Comparison, title: String) -> Document {
     let sections = [
         Some(methods::section(comparison)),
+        measures::section(comparison),
         ablations::section(comparison),
         overlaps::section(comparison),
         forgetting::section(comparison),
@@ -25,6 +27,7 @@ pub fn document(comparison: &Comparison, title: String) -> Document {
     let mut data = vec![methods::data(comparison), ablations::data(comparison), overlaps::data(comparison)];
     data.extend(forgetting::data(comparison));
     data.extend(probe_lengths::data(comparison));
+    data.extend(measures::data(comparison));
     let lead = [
         format!("{} methods and ablations", comparison.methods.len()),
         counted(comparison.tasks.len() as u64, "task"),

@@ -1,7 +1,7 @@
 //! Importance after probes of several lengths: how far cores agree, and what they are worth by themselves.
 
-use cpift_model::compare::results::{Agreement, Comparison, Interval, LengthResults, MeasureAtLength};
-use cpift_model::stages::measure::Measure;
+use cpift_model::compare::results::{Agreement, Comparison, Interval, LengthResults, SaliencyAtLength};
+use cpift_model::stages::saliency::Saliency;
 
 use crate::display::probe_lengths::tables;
 use crate::display::units::{grouped, percent};
@@ -44,16 +44,16 @@ fn three_digits(loss: f64) -> String {
     format!("{loss:.3}")
 }
 
-/// How a measure's curve looks.
-fn look(measure: Option<Measure>) -> (Marker, &'static str) {
-    let (shape, class, line) = match measure {
-        Some(Measure::Net) => (Shape::Circle, "f2", "strong s2"),
-        Some(Measure::Path) => (Shape::Square, "f1", "s1"),
-        Some(Measure::Fisher) => (Shape::Triangle, "f3", "s3"),
-        Some(Measure::NetGradient) => (Shape::Diamond, "f4", "s4"),
-        Some(Measure::NetPath) => (Shape::Dot, "f5", "s5"),
-        Some(Measure::NetRoot) => (Shape::Diamond, "f6", "s6"),
-        Some(Measure::NetPerRoot) => (Shape::Square, "f4", "s4"),
+/// How a saliency's curve looks.
+fn look(saliency: Option<Saliency>) -> (Marker, &'static str) {
+    let (shape, class, line) = match saliency {
+        Some(Saliency::Net) => (Shape::Circle, "f2", "strong s2"),
+        Some(Saliency::Path) => (Shape::Square, "f1", "s1"),
+        Some(Saliency::Fisher) => (Shape::Triangle, "f3", "s3"),
+        Some(Saliency::NetGradient) => (Shape::Diamond, "f4", "s4"),
+        Some(Saliency::NetPath) => (Shape::Dot, "f5", "s5"),
+        Some(Saliency::FisherNet) => (Shape::Diamond, "f6", "s6"),
+        Some(Saliency::NetPerRoot) => (Shape::Square, "f4", "s4"),
         None => (Shape::Dot, "f0 dense", "axis"),
     };
     (Marker { shape, class }, line)
@@ -61,13 +61,13 @@ fn look(measure: Option<Measure>) -> (Marker, &'static str) {
 
 fn curve(
     lengths: &LengthResults,
-    measure: Measure,
-    value: impl Fn(&MeasureAtLength) -> Option<Interval>,
+    saliency: Saliency,
+    value: impl Fn(&SaliencyAtLength) -> Option<Interval>,
 ) -> Curve {
-    let of_measure = lengths.measures.iter().filter(|found| found.measure == measure);
-    let point = |found: &MeasureAtLength| value(found).map(|value| (found.steps as f64, value.mean));
-    let (marker, line) = look(Some(measure));
-    Curve { name: measure.name().to_owned(), marker, line, points: of_measure.filter_map(point).collect() }
+    let of_measure = lengths.saliencies.iter().filter(|found| found.saliency == saliency);
+    let point = |found: &SaliencyAtLength| value(found).map(|value| (found.steps as f64, value.mean));
+    let (marker, line) = look(Some(saliency));
+    Curve { name: saliency.name().to_owned(), marker, line, points: of_measure.filter_map(point).collect() }
 }
 
 fn figure(name: String, chart: &CurveChart) -> Figure {
@@ -78,9 +78,9 @@ fn agreement_figures(lengths: &LengthResults) -> Block {
     let mut figures = Vec::new();
     for (place, fraction) in lengths.fractions.iter().enumerate().filter(|(_, share)| DRAWN.contains(share)) {
         for (kind, title) in [("seeds", "two seeds of a task"), ("tasks", "two tasks")] {
-            let value = |found: &MeasureAtLength| of_kind(&found.overlaps[place], kind);
+            let value = |found: &SaliencyAtLength| of_kind(&found.overlaps[place], kind);
             let curves: Vec<Curve> =
-                Measure::ALL.into_iter().map(|measure| curve(lengths, measure, value)).collect();
+                Saliency::ALL.into_iter().map(|saliency| curve(lengths, saliency, value)).collect();
             if curves.iter().all(|curve| curve.points.is_empty()) {
                 continue;
             }
@@ -113,9 +113,9 @@ fn of_kind(agreement: &Agreement, kind: &str) -> Option<Interval> {
 fn gain_figures(lengths: &LengthResults) -> Block {
     let chart = |(place, fraction): (usize, &f64)| {
         let gain = |gain: Option<Interval>| gain.map(|gain| Interval { mean: 100.0 * gain.mean, ..gain });
-        let mut curves: Vec<Curve> = Measure::ALL
+        let mut curves: Vec<Curve> = Saliency::ALL
             .into_iter()
-            .map(|measure| curve(lengths, measure, |found| gain(found.gains[place])))
+            .map(|saliency| curve(lengths, saliency, |found| gain(found.gains[place])))
             .collect();
         let (marker, line) = look(None);
         let points = lengths.steps.iter().zip(&lengths.random_gains);
@@ -139,20 +139,20 @@ fn gain_figures(lengths: &LengthResults) -> Block {
     };
     Block::Figures {
         caption: "What a core is worth by itself: the loss on the probe’s task of the base with these parameters of the \
-                  probe, as a share of what the whole probe gains over the base; by measure, and of random parameters."
+                  probe, as a share of what the whole probe gains over the base; by saliency, and of random parameters."
             .to_owned(),
         figures: lengths.transplants.iter().enumerate().map(chart).collect(),
     }
 }
 
-/// `probe-lengths.csv`: a line per measure, length and fraction.
+/// `probe-lengths.csv`: a line per saliency, length and fraction.
 pub fn data(comparison: &Comparison) -> Option<Data> {
     let lengths = comparison.probe_lengths.as_ref()?;
     let mut data =
-        Data::new("probe-lengths", &["measure", "steps", "fraction", "what", "mean", "half_width"]);
-    let mut row = |measure: &str, steps: u64, fraction: Option<f64>, what: &str, value: Option<Interval>| {
+        Data::new("probe-lengths", &["saliency", "steps", "fraction", "what", "mean", "half_width"]);
+    let mut row = |saliency: &str, steps: u64, fraction: Option<f64>, what: &str, value: Option<Interval>| {
         data.row([
-            measure.to_owned(),
+            saliency.to_owned(),
             steps.to_string(),
             number(fraction),
             what.to_owned(),
@@ -160,17 +160,17 @@ pub fn data(comparison: &Comparison) -> Option<Data> {
             number(value.and_then(|value| value.half_width)),
         ]);
     };
-    for found in &lengths.measures {
-        let (measure, steps) = (found.measure.name(), found.steps);
+    for found in &lengths.saliencies {
+        let (saliency, steps) = (found.saliency.name(), found.steps);
         for kind in ["seeds", "tasks", "longest"] {
             let value = of_kind(&found.correlation, kind);
-            row(measure, steps, None, &format!("correlation, {kind}"), value);
+            row(saliency, steps, None, &format!("correlation, {kind}"), value);
             for (fraction, overlap) in lengths.fractions.iter().zip(&found.overlaps) {
-                row(measure, steps, Some(*fraction), &format!("overlap, {kind}"), of_kind(overlap, kind));
+                row(saliency, steps, Some(*fraction), &format!("overlap, {kind}"), of_kind(overlap, kind));
             }
         }
         for (fraction, gain) in lengths.transplants.iter().zip(&found.gains) {
-            row(measure, steps, Some(*fraction), "gain", *gain);
+            row(saliency, steps, Some(*fraction), "gain", *gain);
         }
     }
     for (steps, gains) in lengths.steps.iter().zip(&lengths.random_gains) {

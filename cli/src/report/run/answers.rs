@@ -1,4 +1,4 @@
-//! Some answers of every task, as every model of the run gave them.
+//! Some answers of every task and measure, as every model of the run gave them.
 
 use cpift_model::evaluation::Answer;
 use cpift_model::progress::Column;
@@ -13,7 +13,7 @@ const SHOWN: usize = 400;
 /// The section `Answers`; none where no answers were kept.
 pub fn section(context: &Context<'_>) -> Option<Section> {
     let tables: Vec<Block> =
-        context.tasks.iter().filter_map(|task| table(context, task)).map(Block::Table).collect();
+        context.evaluated().filter_map(|task| table(context, task)).map(Block::Table).collect();
     if tables.is_empty() {
         return None;
     }
@@ -102,7 +102,7 @@ pub fn data(context: &Context<'_>) -> Option<Data> {
     ];
     let mut data = Data::new("answers", &headings);
     let mut is_empty = true;
-    for task in &context.tasks {
+    for task in context.evaluated() {
         for (column, answers) in columns(context, task) {
             for answer in answers {
                 is_empty = false;

@@ -28,6 +28,8 @@ pub(super) struct Context<'a> {
     recipe: &'a Recipe,
     /// Tasks in the recipe's order.
     tasks: Vec<String>,
+    /// What is measured and never trained, in the recipe's order.
+    measures: Vec<String>,
     /// Columns of the closing table that have a score.
     columns: Vec<Column>,
 }
@@ -44,10 +46,15 @@ impl Context<'_> {
         ScoreKind::common(self.tasks.iter().filter_map(|task| self.score_kind(task)))
     }
 
+    /// Names of all that has rows to evaluate: the tasks, then what is measured only.
+    fn evaluated(&self) -> impl Iterator<Item = &String> {
+        self.tasks.iter().chain(&self.measures)
+    }
+
     fn score(&self, column: &Column, task: &str) -> Option<&Score> {
         if let Some(result) = &self.run.result {
             let column = result.columns.iter().position(|other| other == column)?;
-            let row = result.tasks.iter().find(|row| row.task == task)?;
+            let row = result.tasks.iter().chain(&result.measures).find(|row| row.task == task)?;
             return row.scores.get(column)?.as_ref();
         }
         self.run.scores.get(column)?.get(task)
@@ -64,7 +71,8 @@ pub fn document(run: &RunFolder, recipe: &Recipe, title: String) -> Document {
         Some(result) => result.tasks.iter().map(|row| row.task.clone()).collect(),
         None => recipe.task.iter().map(|task| task.name.clone()).collect(),
     };
-    let context = Context { run, recipe, tasks, columns };
+    let measures = recipe.measure.iter().map(|measure| measure.name.clone()).collect();
+    let context = Context { run, recipe, tasks, measures, columns };
     let sections: [Option<Section>; 9] = [
         Some(scores::section(&context)),
         answers::section(&context),
@@ -77,6 +85,7 @@ pub fn document(run: &RunFolder, recipe: &Recipe, title: String) -> Document {
         Some(provenance::section(&context)),
     ];
     let mut data = vec![scores::data(&context), training::data(&context)];
+    data.extend(scores::measures_data(&context));
     data.extend(answers::data(&context));
     data.extend(samples::data(&context));
     data.extend(cores::data(&context));

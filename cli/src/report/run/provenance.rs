@@ -13,6 +13,9 @@ pub fn section(context: &Context<'_>) -> Section {
     blocks.push(Block::Table(settings(context)));
     if let Some(record) = &run.record {
         blocks.push(Block::Table(tasks(record)));
+        if !record.plan.measures.is_empty() {
+            blocks.push(Block::Table(measures(record)));
+        }
         if record.processes.len() > 1 {
             blocks.push(Block::Table(processes(record)));
         }
@@ -101,6 +104,20 @@ fn tasks(record: &cpift_model::progress::RunRecord) -> Table {
             grouped(task.long_rows),
             task.eval_rows.map_or("–".to_owned(), grouped),
         ]);
+    }
+    table
+}
+
+fn measures(record: &cpift_model::progress::RunRecord) -> Table {
+    let caption =
+        "Measured only, never trained. In train: rows that are also among those that a task is trained on.";
+    let mut table =
+        Table::captioned(caption, ["measured only", "rows", "tokens", "supervised", "long", "in train"]);
+    for measure in &record.plan.measures {
+        let rows = &measure.rows;
+        let numbers =
+            [rows.rows - rows.skipped, rows.tokens, rows.supervised_tokens, rows.longer, rows.also_trained];
+        table.row(std::iter::once(measure.name.clone()).chain(numbers.map(|number| grouped(number as u64))));
     }
     table
 }

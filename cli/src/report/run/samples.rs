@@ -1,7 +1,7 @@
 //! What was measured while models were trained: losses and scores on a sample of every task's rows, and what of every
 //! task each training has seen.
 
-use cpift_model::progress::{StepReport, TrainingStage};
+use cpift_model::progress::{SampleScore, StepReport, TrainingStage};
 
 use super::Context;
 use crate::display::units::{grouped, percent};
@@ -22,25 +22,30 @@ pub fn section(context: &Context<'_>) -> Option<Section> {
             .run
             .steps
             .iter()
-            .filter(|step| step.stage == stage && step.part == part && !step.evaluation.is_empty())
+            .filter(|step| step.stage == stage && step.part == part && samples(step).next().is_some())
             .collect();
         let figures: Vec<Figure> = context
-            .tasks
-            .iter()
+            .evaluated()
             .flat_map(|task| charts(stage, &part, task, &steps))
             .take(MOST_CHARTS)
             .collect();
         if !figures.is_empty() {
             let title = format!("{stage} {part}");
             let caption = format!(
-                "{}: loss and score of every task on {} of its evaluation rows, the same every time.",
+                "{}: loss and score of every task{} on {} of its evaluation rows, the same every time.",
                 title.trim_end(),
+                if context.measures.is_empty() { "" } else { ", and of what is measured only," },
                 context.recipe.evaluate.rows
             );
             blocks.push(Block::Figures { caption, figures });
         }
     }
     (!blocks.is_empty()).then_some(Section { id: "during", title: "While training", blocks })
+}
+
+/// What was measured after a step: of every task, then of what is measured only.
+fn samples(step: &StepReport) -> impl Iterator<Item = &SampleScore> {
+    step.evaluation.iter().chain(&step.measures)
 }
 
 /// Every training by stage and part, in order.
@@ -57,14 +62,14 @@ fn trainings(context: &Context<'_>) -> Vec<(TrainingStage, String)> {
 
 /// The loss of a task, and its score where answers were judged.
 fn charts(stage: TrainingStage, part: &str, task: &str, steps: &[&StepReport]) -> Vec<Figure> {
-    let samples: Vec<_> = steps
+    let found: Vec<_> = steps
         .iter()
         .filter_map(|step| {
-            let sample = step.evaluation.iter().find(|sample| sample.task == task)?;
+            let sample = samples(step).find(|sample| sample.task == task)?;
             Some((step.number as f64, sample.score))
         })
         .collect();
-    let Some((_, last)) = samples.last() else { return Vec::new() };
+    let Some((_, last)) = found.last() else { return Vec::new() };
     let chart = |title: String, y_label: &str, values: Vec<(f64, f64)>, colour| {
         let name = format!("sample-{stage}-{part}-{title}").replace([' ', ':'], "-");
         let chart = LineChart {
@@ -77,12 +82,10 @@ fn charts(stage: TrainingStage, part: &str, task: &str, steps: &[&StepReport]) -
         };
         Figure::narrow(name, chart.title.clone(), chart.draw(NARROW, HEIGHT))
     };
-    let losses = samples.iter().map(|(step, score)| (*step, score.loss)).collect();
+    let losses = found.iter().map(|(step, score)| (*step, score.loss)).collect();
     let mut figures = vec![chart(format!("loss of {task}"), "loss, nats per supervised token", losses, 1)];
-    let shares: Vec<(f64, f64)> = samples
-        .iter()
-        .filter_map(|(step, score)| score.share().map(|share| (*step, 100.0 * share)))
-        .collect();
+    let shares: Vec<(f64, f64)> =
+        found.iter().filter_map(|(step, score)| score.share().map(|share| (*step, 100.0 * share))).collect();
     if !shares.is_empty() {
         let title = format!("score of {task} ({})", last.score_kind.name());
         figures.push(chart(title, "right answers, %", shares, 2));
@@ -133,7 +136,7 @@ pub fn data(context: &Context<'_>) -> Option<Data> {
         Data::new("samples", &["stage", "part", "step", "task", "loss", "score", "kind", "seconds"]);
     let mut is_empty = true;
     for step in &context.run.steps {
-        for sample in &step.evaluation {
+        for sample in samples(step) {
             is_empty = false;
             data.row([
                 step.stage.to_string(),

@@ -1,7 +1,7 @@
 //! The closing table, and the same as charts.
 
 use cpift_model::compare::results::Interval;
-use cpift_model::progress::{Column, Score, perplexity_text};
+use cpift_model::progress::{Column, JobReport, Score, TaskScores, perplexity_text};
 use cpift_model::score::ScoreKind;
 
 use super::{Context, column_title};
@@ -30,6 +30,7 @@ pub fn section(context: &Context<'_>) -> Section {
     } else {
         blocks.push(Block::Table(table(context)));
         blocks.push(charts(context));
+        blocks.extend(measures(context).map(Block::Table));
     }
     Section { id: "results", title: "Results", blocks }
 }
@@ -83,6 +84,31 @@ fn table(context: &Context<'_>) -> Table {
         table.summary(std::iter::once("mean".to_owned()).chain(cells));
     }
     table
+}
+
+/// What is measured and never trained, with the change against the base; none where that is nothing.
+fn measures(context: &Context<'_>) -> Option<Table> {
+    let row = |name: &String| TaskScores {
+        task: name.clone(),
+        scores: context.columns.iter().map(|column| context.score(column, name).copied()).collect(),
+    };
+    let report = JobReport {
+        method: context.recipe.method,
+        columns: context.columns.clone(),
+        tasks: Vec::new(),
+        measures: context.measures.iter().map(row).collect(),
+        frozen_verified: 0,
+        seconds: 0.0,
+        steps: 0,
+        model: None,
+    };
+    let mut table = report.measures_table()?;
+    let cells = table.rows.iter_mut().flat_map(|row| row.iter_mut().skip(2));
+    cells.for_each(|cell| *cell = cell.replace('-', "−"));
+    table.caption = "What training costs in what no task asks for: measured, never trained, and in no mean. Change: against \
+                     the base model, of scores in points."
+        .to_owned();
+    Some(table)
 }
 
 /// Heading of scores that differ in kind.
@@ -206,8 +232,17 @@ const HEADINGS: [&str; 10] = [
 
 /// `scores.csv`.
 pub fn data(context: &Context<'_>) -> Data {
-    let mut data = Data::new("scores", &HEADINGS);
-    for task in &context.tasks {
+    data_of(context, "scores", &context.tasks)
+}
+
+/// `measures.csv`, the same of what is measured only; none where that is nothing.
+pub fn measures_data(context: &Context<'_>) -> Option<Data> {
+    (!context.measures.is_empty()).then(|| data_of(context, "measures", &context.measures))
+}
+
+fn data_of(context: &Context<'_>, file: &'static str, names: &[String]) -> Data {
+    let mut data = Data::new(file, &HEADINGS);
+    for task in names {
         for column in &context.columns {
             let Some(score) = context.score(column, task) else { continue };
             data.row([

@@ -308,3 +308,45 @@ fn keys_of_rows_that_cannot_be_used_are_named() {
     let message = error(LEAST, &["task.sort.colums.prompt=q"]);
     assert!(message.contains("`colums` is not a section of a task, did you mean `columns`?"), "{message}");
 }
+
+#[test]
+fn a_measure_has_no_keys_of_training_and_a_name_of_its_own() {
+    let measure = "[[measure]]\nname = \"general text\"\neval = \"c4.jsonl\"\n";
+    let training = "is about training, and a [[measure]] is never trained: leave it out (`eval` and `eval_limit` say what is measured)";
+    let shots = "takes examples from rows to train on, of which a [[measure]] has none: leave it out";
+    for (line, key, reason) in [
+        ("train = \"a.jsonl\"", "train", training),
+        ("weight = 2.0", "weight", training),
+        ("model = \"tune\"", "model", training),
+        ("limit = 3", "limit", training),
+        ("eval_share = 0.1", "eval_share", training),
+        ("shots = 4", "shots", shots),
+        ("scores = \"exact\"", "scores", "is not a key, did you mean `score`?"),
+        ("eval_limit = 0", "eval_limit", "is 0: use 1 or more rows"),
+        ("max_new_tokens = 0", "max_new_tokens", "is 0: use 1 to 1048576"),
+        ("prompt = \"{{a}}\"", "prompt", "needs `answer` beside it"),
+    ] {
+        let expected = format!("recipe.toml:9: `measure[0].{key}`: {reason}");
+        assert_eq!(error(format!("{LEAST}{measure}{line}\n"), &[]), expected);
+    }
+    for (name, reason) in [
+        ("Sort", "`Sort` occurs twice among tasks and measures"),
+        ("a/b", "is `a/b`: use 1 to 64 letters, digits, `-`, `_`, `.` and spaces, no space at either end"),
+        (" a", "is ` a`: use 1 to 64 letters, digits, `-`, `_`, `.` and spaces, no space at either end"),
+    ] {
+        let text = format!("{LEAST}{}", measure.replace("general text", name));
+        assert_eq!(error(text, &[]), format!("recipe.toml:7: `measure[0].name`: {reason}"));
+    }
+    let nameless = format!("{LEAST}[[measure]]\neval = \"c4.jsonl\"\n");
+    assert_eq!(
+        error(nameless, &[]),
+        "recipe.toml:6: `measure[0].name`: is missing: every [[measure]] needs `name`"
+    );
+    let chosen =
+        format!("{LEAST}eval = \"e.jsonl\"\n{measure}[evaluate]\nevery = 1\ntask = \"general text\"\n");
+    assert!(error(chosen, &[]).contains("there is no task `general text`"));
+    assert_eq!(
+        error(format!("{LEAST}{measure}"), &["measure.c4.eval_limit=3"]),
+        "`--set measure.c4.eval_limit=3`: there is no such measure: the recipe has measure[0] = general text"
+    );
+}

@@ -19,7 +19,7 @@ pub struct Moved {
 /// A measure of importance. Only its order among the parameters counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Measure {
+pub enum Saliency {
     /// |θ − θ0|, the paper's.
     Net,
     /// Σ |Δθ|.
@@ -30,14 +30,14 @@ pub enum Measure {
     NetGradient,
     /// |θ − θ0| / Σ |Δθ|: movement beside its noise. Steps of one size in random directions come to a share of 1/√steps.
     NetPath,
-    /// |θ − θ0| · √(second moment): the root of the change of the loss to second order, with the Fisher information as its
-    /// curvature. AdamW divides by that root, so this undoes it.
-    NetRoot,
+    /// |θ − θ0| · √(second moment), the movement weighted by the Fisher information: the root of the change of the loss to
+    /// second order. AdamW divides every movement by that root, which is undone here.
+    FisherNet,
     /// |θ − θ0| / √(second moment): movement relative to the gradients.
     NetPerRoot,
 }
 
-impl Measure {
+impl Saliency {
     /// All, in the order of tables.
     pub const ALL: [Self; 7] = [
         Self::Net,
@@ -45,7 +45,7 @@ impl Measure {
         Self::Fisher,
         Self::NetGradient,
         Self::NetPath,
-        Self::NetRoot,
+        Self::FisherNet,
         Self::NetPerRoot,
     ];
 
@@ -57,7 +57,7 @@ impl Measure {
             Self::Fisher => "fisher",
             Self::NetGradient => "net-gradient",
             Self::NetPath => "net-path",
-            Self::NetRoot => "net-root",
+            Self::FisherNet => "fisher-net",
             Self::NetPerRoot => "net-per-root",
         }
     }
@@ -70,7 +70,7 @@ impl Measure {
             Self::Fisher => "v",
             Self::NetGradient => "|Δ| · |m|",
             Self::NetPath => "|Δ| / Σ |step|",
-            Self::NetRoot => "|Δ| · √v",
+            Self::FisherNet => "|Δ| · √v",
             Self::NetPerRoot => "|Δ| / √v",
         }
     }
@@ -87,7 +87,7 @@ impl Measure {
             Self::Fisher => square,
             Self::NetGradient => net * gradient.abs(),
             Self::NetPath => ratio(path),
-            Self::NetRoot => net * square.sqrt(),
+            Self::FisherNet => net * square.sqrt(),
             Self::NetPerRoot => ratio(square.sqrt()),
         }
     }
@@ -100,18 +100,18 @@ mod tests {
     #[test]
     fn measures_are_their_formulas_and_never_nan() {
         let moved = Moved { movement: -3.0, path: 12.0, gradient: -0.5, square: 4.0 };
-        let values = Measure::ALL.map(|measure| measure.of(moved));
+        let values = Saliency::ALL.map(|saliency| saliency.of(moved));
         assert_eq!(values, [3.0, 12.0, 4.0, 1.5, 0.25, 6.0, 1.5]);
         let still = Moved { movement: 0.0, path: 0.0, gradient: 0.0, square: 0.0 };
-        assert_eq!(Measure::ALL.map(|measure| measure.of(still)), [0.0; 7]);
+        assert_eq!(Saliency::ALL.map(|saliency| saliency.of(still)), [0.0; 7]);
         let extreme = Moved { movement: 3e38, path: 1e-45, gradient: 0.0, square: 1e-45 };
-        assert!(Measure::ALL.iter().all(|measure| measure.of(extreme).is_finite()));
+        assert!(Saliency::ALL.iter().all(|saliency| saliency.of(extreme).is_finite()));
     }
 
     #[test]
     fn names_are_those_of_the_files() {
-        for measure in Measure::ALL {
-            assert_eq!(serde_json::to_string(&measure).unwrap(), format!("{:?}", measure.name()));
+        for saliency in Saliency::ALL {
+            assert_eq!(serde_json::to_string(&saliency).unwrap(), format!("{:?}", saliency.name()));
         }
     }
 }
