@@ -6,6 +6,7 @@ use std::path::Path;
 use cpift_engine::Device;
 
 use super::collect::Collection;
+use super::family::Family;
 use super::folder::{ComparisonSpec, Unit};
 use super::results::{BudgetSteps, InputHash, Origin};
 use super::rows::{Row, Selection, rows};
@@ -200,7 +201,11 @@ impl Units<'_> {
                     probes.clone()
                 } else {
                     let own = self.specialists(seed, &row.specialist_edits, row.specialist_steps)?;
-                    if let [Edit::ProbeImportance(kind), ..] = row.specialist_edits[..] {
+                    let is_of_importance = row.family == Some(Family::Importance);
+                    if let ([Edit::ProbeImportance(kind), ..], true) =
+                        (&row.specialist_edits[..], is_of_importance)
+                    {
+                        let kind = *kind;
                         add(&mut collection.importance, kind, &own);
                     }
                     own

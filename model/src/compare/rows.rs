@@ -310,7 +310,10 @@ fn ablations(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
     let mut rows = Vec::new();
     for (family, name, title, edits) in ABLATIONS {
         let mut row = ablation(family, cpift(name, title, edits, steps));
-        if family == Family::Importance {
+        // Random and least important cores are chosen by probes that accumulate `net`.
+        let is_of_other_probes = recipe.probe.importance != Importance::Net
+            && row.edits.iter().any(|edit| matches!(edit, ProbeImportance(_)));
+        if family == Family::Importance || is_of_other_probes {
             row.specialist_edits = row.edits.clone();
         }
         rows.push(row);

@@ -312,7 +312,7 @@ impl Session<'_> {
     fn loss_of(&mut self, task: usize) -> Result<f64> {
         let job = self.job;
         let task = &job.inputs.tasks[task];
-        let Some(eval) = &task.eval else {
+        let Some(eval) = task.eval() else {
             return Err(Error::setting(
                 format!("task.{}.eval", task.name),
                 "is missing: probes are measured on it",
@@ -320,6 +320,6 @@ impl Session<'_> {
         };
         let request = Request { dataset: eval, tokenizer: &job.inputs.tokenizer, rows: None, answers: None };
         let measured = Measured::Training { stage: TrainingStage::Probe, part: &task.name };
-        Ok(self.saliency(measured, &task.name, &request)?.score().loss)
+        Ok(self.measure(measured, &task.name, &request)?.score().loss)
     }
 }

@@ -7,7 +7,7 @@ use super::task::{DataFiles, SpecialTokens, TaskSettings};
 use crate::score::Scoring;
 
 /// `[[measure]]`: rows that say what training costs in what no task asks for. Every key is one of [`TaskSettings`].
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MeasureSettings {
     /// Name, used in reports; no task has it.
@@ -37,12 +37,35 @@ pub struct MeasureSettings {
     pub system: Option<String>,
     /// How answers are judged.
     pub score: Scoring,
+    /// Whether prompts are answered; else their loss is all that is measured.
+    pub answers: bool,
     /// Most tokens of a generated answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_new_tokens: Option<usize>,
     /// Names of the files' columns. The last field, since TOML has sections behind values.
     #[serde(skip_serializing_if = "Columns::is_empty")]
     pub columns: Columns,
+}
+
+impl Default for MeasureSettings {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            eval: DataFiles::default(),
+            eval_limit: None,
+            skip_invalid: false,
+            special_tokens: SpecialTokens::default(),
+            learn: Learn::default(),
+            chat: None,
+            prompt: None,
+            answer: None,
+            system: None,
+            score: Scoring::default(),
+            answers: true,
+            max_new_tokens: None,
+            columns: Columns::default(),
+        }
+    }
 }
 
 impl MeasureSettings {
@@ -61,6 +84,7 @@ impl MeasureSettings {
             answer,
             system,
             score,
+            answers: self.answers,
             max_new_tokens: self.max_new_tokens,
             columns,
             ..TaskSettings::default()
