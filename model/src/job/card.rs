@@ -232,7 +232,7 @@ fn results(facts: &CardFacts<'_>) -> String {
     if facts.tasks.iter().all(|task| task.eval_rows.is_none()) && facts.measures.is_empty() {
         return String::new();
     }
-    let mut text = format!("## Results\n\n{}\n", facts.report.score_table());
+    let mut text = format!("## Results\n\n{}\n\n", facts.report.score_table().trim_end());
     let also_trained = |task: &TaskPlan| task.eval.as_ref().map_or(0, |eval| eval.also_trained as u64);
     if facts.tasks.iter().all(|task| also_trained(task) == 0) {
         text += "Measured by cpift-engine on rows that are not among those that the task is trained on.\n";
