@@ -284,6 +284,7 @@ fn the_options_of_a_prompt_are_its_last_list() {
     assert_eq!(letters("A. 1\nC. 3\n\nA. 4\nB. 5"), "AB");
     assert_eq!(letters("A. 1\nB. 2\nX. Smith says so."), "AB");
     assert_eq!(letters("B. 1\nC. 2"), "");
+    assert_eq!(letters("C. Smith says:\nA. 1\nB. 2"), "AB");
     assert_eq!(choices_in("A. one \nB: the other")[1], Choice { letter: 'B', text: "the other".to_owned() });
 
     let options = choices_in("A. one\nB. two");
