@@ -117,8 +117,8 @@ The least one:
 A row of a data file is {\"prompt\", \"completion\"}, {\"messages\": […]}, {\"conversations\": […]}, \
 {\"question\", \"answer\"}, {\"instruction\", \"input\", \"output\"} or {\"text\"}, or has the columns that \
 [task.columns] or the templates prompt and answer of a task name; the loss is taken on answers only. \
-Files are JSON Lines, a JSON array, CSV or TSV, also compressed with gzip or zstd, or Parquet; `data` shows their rows as \
-training will see them. \
+Files are JSON Lines, a JSON array, CSV, TSV or text (.txt, of which every paragraph is a row with `text` and `lines`), \
+also compressed with gzip or zstd, or Parquet; `data` shows their rows as training will see them. \
 Control strings in rows other than messages are the tokens they stand for, unless the task says special_tokens = \"escape\".
 
 A model on the hub is base = \"org/name\" or \"org/name@revision\", where there is no such folder; data there is \
@@ -340,8 +340,8 @@ pub struct Eval {
     /// The model's folder, or its name on the hub: org/name or org/name@revision.
     #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
     pub model: PathBuf,
-    /// Files of rows, as for training: JSON Lines, a JSON array, CSV or TSV, also compressed, or Parquet; on the hub
-    /// hf://datasets/org/name/FILE.
+    /// Files of rows, as for training: JSON Lines, a JSON array, CSV, TSV or text (.txt), also compressed, or Parquet;
+    /// on the hub hf://datasets/org/name/FILE.
     #[arg(long, value_name = "FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
     pub data: Vec<PathBuf>,
     /// Leave out rows of more tokens, as a recipe with this `model.max_length` does, and say how many. When not given, rows

@@ -11,6 +11,7 @@ mod compare;
 mod cuda;
 mod data;
 mod documented;
+mod five;
 mod folders;
 mod generate;
 mod gpus;

@@ -18,7 +18,8 @@ the chat template. The rows are those that training and evaluation get: cut to m
 `shots` before them; lengths are those before cutting. Nothing but the tokenizer is read of the model, and with `shots` \
 its config.json.
 
-Files may be JSON Lines, a JSON array, CSV or TSV, also compressed with gzip or zstd, or Parquet.";
+Files may be JSON Lines, a JSON array, CSV, TSV or text (.txt), also compressed with gzip or zstd, or Parquet. Of a text \
+every paragraph is a row: `text` is all of it, `lines` the list of its lines. Empty lines separate paragraphs.";
 
 /// What `data --help` ends with.
 pub const EXAMPLES: &str = "\

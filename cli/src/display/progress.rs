@@ -162,9 +162,22 @@ fn samples(step: &StepReport) -> String {
     format!("after step {} (measured in {seconds}): {}", grouped(step.number), scores.join(" · "))
 }
 
+/// A row that is not endless: of a long one the beginning, and where the first supervised part begins.
+fn excerpt(text: &str) -> String {
+    let characters: Vec<char> = text.chars().collect();
+    let learnt = characters.iter().position(|&character| character == '⟦').unwrap_or_default();
+    if characters.len() <= SAMPLE_LENGTH || learnt + SAMPLE_LENGTH / 4 < SAMPLE_LENGTH {
+        return shorten(text, SAMPLE_LENGTH);
+    }
+    let (beginning, before) = (SAMPLE_LENGTH / 2, SAMPLE_LENGTH / 4);
+    let head: String = characters[..beginning].iter().collect();
+    let part: String = characters[learnt - before..].iter().collect();
+    format!("{head}…{}", shorten(&part, SAMPLE_LENGTH - beginning))
+}
+
 /// A row fit for a terminal: no control characters, not endless, supervised parts coloured.
 fn readable_sample(text: &str, style: Style) -> String {
-    let cut = shorten(text.trim_end(), SAMPLE_LENGTH);
+    let cut = excerpt(text.trim_end());
     let visible: String =
         cut.chars().map(|c| if is_unseen(c) && c != '\n' { '\u{fffd}' } else { c }).collect();
     let mut lines = Vec::new();
@@ -376,6 +389,21 @@ mod tests {
             evaluation_seconds: 0.0,
             communication: None,
         }
+    }
+
+    #[test]
+    fn a_long_row_is_shown_with_what_is_learnt_of_it() {
+        let row = |before: usize, behind: usize| format!("{}⟦{}⟧", "p".repeat(before), "a".repeat(behind));
+        for (before, behind) in [(0, 598), (449, 149), (500, 98)] {
+            assert_eq!(excerpt(&row(before, behind)), row(before, behind));
+        }
+        assert!(excerpt(&row(449, 200)).ends_with("aaa…"));
+        assert_eq!(
+            excerpt(&row(450, 200)),
+            format!("{}…{}⟦{}…", "p".repeat(300), "p".repeat(150), "a".repeat(148))
+        );
+        assert_eq!(excerpt(&row(9_000, 1)), format!("{}…{}⟦a⟧", "p".repeat(300), "p".repeat(150)));
+        assert_eq!(excerpt(&"ü".repeat(700)).chars().count(), 600);
     }
 
     #[test]

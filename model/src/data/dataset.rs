@@ -227,9 +227,10 @@ impl Dataset {
         let count = self.counts().invalid;
         let named = |row: &InvalidRow| format!("{} {}", row.position.describe(&self.files), row.reason);
         let named: Vec<String> = self.content.stats.invalid_rows.iter().map(named).collect();
-        let is = if count == 1 { "is" } else { "are" };
+        let left_out =
+            if count == 1 { "is left out, since it cannot" } else { "are left out, since they cannot" };
         let rows = counted(count as u64, "row");
-        (count > 0).then(|| format!("{rows} {is} left out, since they cannot be used: {}", named.join("; ")))
+        (count > 0).then(|| format!("{rows} {left_out} be used: {}", named.join("; ")))
     }
 
     /// Holds back a share of the rows, chosen by their content: rows of the same content stay together, and which go

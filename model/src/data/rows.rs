@@ -64,7 +64,11 @@ impl RowReader {
         self.schema.check(&row)?;
         let has_flag = self.refuse_rejected(&row)?;
         if self.schema.is_recognised() {
-            let is_read = |field: &str| self.schema.reads(field, self.chat) || (field == LABEL && has_flag);
+            let is_read = |field: &str| {
+                self.schema.reads(field, self.chat)
+                    || (field == LABEL && has_flag)
+                    || self.is_read_as_text(&row, field)
+            };
             let unread = row.keys().filter(|field| !is_read(field));
             notices.extend(unread.map(|field| Notice::UnreadField(field.clone())));
         }
@@ -93,6 +97,17 @@ impl RowReader {
             Learn::Last => conversation.with_last_answer_only(),
             Learn::All | Learn::Template => conversation,
         }))
+    }
+
+    /// Whether a field is the lines of the `text` that is read, as text files have both: it says nothing else.
+    fn is_read_as_text(&self, row: &Map<String, Value>, field: &str) -> bool {
+        let RowSchema::Text { field: text } = &self.schema else { return false };
+        match (row.get(text), row.get(field)) {
+            (Some(Value::String(text)), Some(Value::Array(lines))) => {
+                text.lines().map(Some).eq(lines.iter().map(Value::as_str))
+            }
+            _ => false,
+        }
     }
 
     /// Refuses a row whose answer is marked as rejected; says whether the row has such a mark.

@@ -14,35 +14,70 @@ pub struct Choice {
     pub text: String,
 }
 
-/// A line of an option: `A. …`, `A) …`, `(A) …`, `A: …`, also in a list and in bold.
+/// A line of an option: `A. …`, `A) …`, `(A) …`, `A: …`, also in a list and in bold; `A? …` where an `、` was lost.
 static OPTION: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(r"^\s*(?:[-*•]\s+)?(?:\*\*)?(?:\(([A-Za-z])\)|([A-Za-z])\s?[.):：、])(?:\*\*)?\s*(\S.*?)\s*$")
+    Regex::new(r"^\s*(?:[-*•]\s+)?(?:\*\*)?(?:\(([A-Za-z])\)|([A-Za-z])\s?[.):：、?])(?:\*\*)?\s*(\S.*?)\s*$")
         .ok()
 });
 
-/// The options of a prompt: its last list of lines with the letters A, B, … in order; empty where there is none of at
-/// least two.
+/// The options of a prompt: its last list of lines with the letters A, B, …, in the order of the letters; empty where
+/// there is none of at least two. Lines may stand in another order, as those of a page in two columns do. A list in which
+/// a letter between others is not found is none.
 pub fn choices_in(prompt: &str) -> Vec<Choice> {
-    let Some(pattern) = OPTION.as_ref() else { return Vec::new() };
-    let (mut found, mut list) = (Vec::new(), Vec::<Choice>::new());
-    for line in prompt.lines() {
-        let Some(captures) = pattern.captures(line) else { continue };
-        let text = |group: usize| captures.get(group).map(|found| found.as_str());
-        let letter = text(1).or(text(2)).and_then(|letter| letter.chars().next());
-        let (Some(letter), Some(text)) = (letter, text(3)) else { continue };
-        let letter = letter.to_ascii_uppercase();
-        let next = list.last().map_or('A', |last| char::from((last.letter as u8).saturating_add(1)));
-        if letter == 'A' && !list.is_empty() {
-            list.clear();
-        } else if letter != next {
-            continue;
+    let (mut found, mut list) = (Vec::new(), OptionList::default());
+    for choice in prompt.lines().filter_map(option_in) {
+        if choice.letter == 'A' && !list.options.is_empty() {
+            list = OptionList::default();
         }
-        list.push(Choice { letter, text: text.to_owned() });
-        if list.len() >= 2 {
-            found.clone_from(&list);
+        list.add(choice);
+        if list.lacks_a_letter() {
+            found.clear();
+        } else if list.options.len() >= 2 {
+            found.clone_from(&list.options);
         }
     }
     found
+}
+
+/// A list of options that is being read.
+#[derive(Default)]
+struct OptionList {
+    /// Those from A on, without a gap.
+    options: Vec<Choice>,
+    /// Those behind a letter that has not come yet.
+    ahead: Vec<Choice>,
+}
+
+impl OptionList {
+    /// The letter that comes next.
+    fn next(&self) -> char {
+        char::from(b'A'.saturating_add(self.options.len() as u8))
+    }
+
+    /// Adds the option where it belongs. Letters before A are those of another text, as are letters that are there.
+    fn add(&mut self, choice: Choice) {
+        if choice.letter > self.next() && !self.options.is_empty() {
+            self.ahead.push(choice);
+        } else if choice.letter == self.next() {
+            self.options.push(choice);
+            while let Some(index) = self.ahead.iter().position(|ahead| ahead.letter == self.next()) {
+                self.options.push(self.ahead.remove(index));
+            }
+        }
+    }
+
+    /// Whether the letter behind the one that comes next is there already. Those further on may be initials of names.
+    fn lacks_a_letter(&self) -> bool {
+        self.ahead.iter().any(|ahead| u32::from(ahead.letter) == u32::from(self.next()) + 1)
+    }
+}
+
+/// The option that a line is.
+fn option_in(line: &str) -> Option<Choice> {
+    let captures = OPTION.as_ref()?.captures(line)?;
+    let text = |group: usize| captures.get(group).map(|found| found.as_str());
+    let letter = text(1).or(text(2))?.chars().next()?.to_ascii_uppercase();
+    Some(Choice { letter, text: text(3)?.to_owned() })
 }
 
 /// Where a text says `answer is`, `answer:` and the like, up to the letter; and where it says `option`.

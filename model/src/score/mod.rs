@@ -179,9 +179,12 @@ impl Scoring {
             Self::Number => Number::answer_of(text)
                 .map(|number| number.to_string())
                 .ok_or_else(|| "has no number to compare with".into()),
-            Self::Choice => letter_in(text, letters)
-                .map(|(_, letter)| letter.to_string())
-                .ok_or_else(|| "does not say the letter of an option".into()),
+            Self::Choice => letter_in(text, letters).map(|(_, letter)| letter.to_string()).ok_or_else(|| {
+                let letters: Vec<String> = letters.iter().map(char::to_string).collect();
+                let known =
+                    if letters.is_empty() { String::new() } else { format!(" ({})", letters.join(", ")) };
+                format!("does not say the letter of an option{known}")
+            }),
             Self::Regex(pattern) => pattern
                 .find(text)
                 .map(str::to_owned)

@@ -230,7 +230,7 @@ fn a_reference_that_cannot_be_compared_with_is_an_error() {
     for (score, reference, says) in [
         ("number", "none at all", "has no number"),
         ("number", "<think>5</think>none", "has no number"),
-        ("choice", "E", "does not say the letter"),
+        ("choice", "E", "does not say the letter of an option (A, B)"),
         ("regex:a+", "b", "does not match the pattern `a+`"),
         ("json", "{", "is not JSON"),
         ("contains", " … ", "has nothing that an answer could contain"),
@@ -268,10 +268,23 @@ fn the_options_of_a_prompt_are_its_last_list() {
     assert_eq!(letters("Q?\n(A) one\n(B) two"), "AB");
     assert_eq!(letters("Q?\n a) one\n b) two"), "AB");
     assert_eq!(letters("- **A.** one\n- **B.** two"), "AB");
+    assert_eq!(letters("A.one\nB? two\nC、three"), "ABC");
     assert_eq!(letters("Q1\nA. 1\nB. 2\nAnswer: A\n\nQ2\nA. 3\nB. 4\nC. 5\nAnswer:"), "ABC");
     assert_eq!(letters("Q: why?\nA: because\n\nQ: how?\nA:"), "");
     assert_eq!(letters("A. only one"), "");
     assert_eq!(letters("no options"), "");
+    // In two columns, read line by line.
+    assert_eq!(letters("Q?\nA. 1\nC. 3\nB. 2\nD. 4\nAnswer:"), "ABCD");
+    assert_eq!(letters("A. 1\nD. 4\nB. 2\nE. 5\nC. 3\nF. 6"), "ABCDEF");
+    let texts = |prompt: &str| choices_in(prompt).into_iter().map(|choice| choice.text).collect::<String>();
+    assert_eq!(texts("A. 1\nC. 3\nB. 2\nD. 4"), "1234");
+    // Of a list that lacks a letter nobody knows the options.
+    assert_eq!(letters("A. 1\nB. 2\nMr.C.X is 3\nD. 4"), "");
+    assert_eq!(letters("A. 1\nC. 3"), "");
+    assert_eq!(letters("A. 1\nC. 3\n\nA. 4\nB. 5"), "AB");
+    assert_eq!(letters("A. 1\nB. 2\nX. Smith says so."), "AB");
+    assert_eq!(letters("B. 1\nC. 2"), "");
+    assert_eq!(letters("C. Smith says:\nA. 1\nB. 2"), "AB");
     assert_eq!(choices_in("A. one \nB: the other")[1], Choice { letter: 'B', text: "the other".to_owned() });
 
     let options = choices_in("A. one\nB. two");

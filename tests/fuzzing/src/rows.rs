@@ -19,11 +19,13 @@ const CONVERSATIONS: &str = r#"{"messages":[{"role":"system","content":"Be brief
 {"messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":null,"tool_calls":[{"type":"function","function":{"name":"add","arguments":{"a":1}}}]},{"role":"tool","content":"1"},{"role":"assistant","content":"<think>x</think>1"}],"tools":[{"type":"function","function":{"name":"add","parameters":{"type":"object"}}}]}
 "#;
 
-/// A data file of any shape.
+/// A data file of any shape, and the same as a text.
 pub fn rows(data: &[u8]) {
-    let folder = Folder::with(&[("data.jsonl", data)], &["data.jsonl"]);
-    if let Err(error) = load(&folder, &CHATML, LongRows::Truncate) {
-        expect_one_line(&error);
+    for name in ["data.jsonl", "data.txt"] {
+        let folder = Folder::with(&[(name, data)], &[name]);
+        if let Err(error) = load(&folder, name, &CHATML, LongRows::Truncate) {
+            expect_one_line(&error);
+        }
     }
 }
 
@@ -37,15 +39,17 @@ pub fn chat_template(data: &[u8]) {
         folder.write("data.jsonl", CONVERSATIONS.as_bytes());
     }
     let tokenizer = Tokenizer::from_folder(folder.path());
-    if let Err(error) = tokenizer.and_then(|tokenizer| load(&folder, &tokenizer, LongRows::Skip)) {
+    if let Err(error) =
+        tokenizer.and_then(|tokenizer| load(&folder, "data.jsonl", &tokenizer, LongRows::Skip))
+    {
         expect_one_line(&error);
     }
 }
 
-/// Loads the data of a folder and looks at all that a command prints of it.
-fn load(folder: &Folder, tokenizer: &Tokenizer, long: LongRows) -> Result<(), Error> {
+/// Loads a data file of a folder and looks at all that a command prints of it.
+fn load(folder: &Folder, name: &str, tokenizer: &Tokenizer, long: LongRows) -> Result<(), Error> {
     let dataset = Dataset::load(
-        &[folder.path().join("data.jsonl")],
+        &[folder.path().join(name)],
         tokenizer,
         &DataSettings { max_length: LENGTH, long_rows: long, ..DataSettings::default() },
         None,

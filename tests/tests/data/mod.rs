@@ -10,6 +10,7 @@ mod notices;
 mod rows;
 mod sampling;
 mod shots;
+mod texts;
 mod tokenizer_classes;
 mod tokenizers;
 mod turns;

@@ -2,6 +2,7 @@
 
 mod json_lines;
 mod json_values;
+mod paragraphs;
 mod parquet;
 mod table;
 mod text;
@@ -9,12 +10,13 @@ mod text;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Error, FileAction, Reasoned, Result};
 use crate::files::{hash_file, looks_like, open_input};
 use json_lines::JsonLines;
 use json_values::{JsonValues, Scanner};
+use paragraphs::Paragraphs;
 use parquet::Parquet;
 use table::Table;
 use text::Text;
@@ -90,12 +92,14 @@ pub(crate) enum Content {
     Json { text: Vec<u8>, line: usize, is_line: bool },
     /// Columns by name.
     Columns(Map<String, Value>),
+    /// Lines of a text with their line breaks.
+    Paragraph(Vec<u8>),
 }
 
 impl Content {
     fn bytes(&self) -> usize {
         match self {
-            Self::Json { text, .. } => text.len(),
+            Self::Json { text, .. } | Self::Paragraph(text) => text.len(),
             Self::Columns(columns) => columns.values().map(bytes_of).sum(),
         }
     }
@@ -104,6 +108,7 @@ impl Content {
     pub fn fields(&self) -> Reasoned<Map<String, Value>> {
         match self {
             Self::Columns(columns) => Ok(columns.clone()),
+            Self::Paragraph(text) => paragraph_fields(text),
             Self::Json { text, line, is_line } => {
                 let text = std::str::from_utf8(text)
                     .map_err(|error| format!("is not UTF-8 (byte {} of the row)", error.valid_up_to() + 1))?;
@@ -114,6 +119,18 @@ impl Content {
             }
         }
     }
+}
+
+/// A paragraph as it is, and line by line.
+fn paragraph_fields(text: &[u8]) -> Reasoned<Map<String, Value>> {
+    let text = std::str::from_utf8(text).map_err(|error| {
+        format!("is not UTF-8 (byte {} of the paragraph): save the file as UTF-8", error.valid_up_to() + 1)
+    })?;
+    if text.contains('\0') {
+        return Err("has a NUL byte, which no text has".into());
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    Ok(Map::from_iter([("text".to_owned(), lines.join("\n").into()), ("lines".to_owned(), json!(lines))]))
 }
 
 fn bytes_of(value: &Value) -> usize {
@@ -161,28 +178,37 @@ fn open(path: &Path, file: usize) -> Result<Box<dyn RecordReader>> {
             format!("is a Parquet file within {compression}: unpack it (Parquet is compressed by itself)");
         return Err(Error::format(path, reason));
     }
-    if let Some(reason) = looks_like(&beginning).or_else(|| looks_like_other_text(&beginning)) {
-        return Err(Error::format(path, reason));
-    }
     // `data.csv.gz` is named by what is within it.
     let name = if text.compression().is_some() { path.with_extension("") } else { path.to_owned() };
-    Ok(match form(&name, &beginning) {
+    let form = form(&name, &beginning);
+    let other = || if form == Form::Paragraphs { None } else { looks_like_other_text(&beginning) };
+    if let Some(reason) = looks_like(&beginning).or_else(other) {
+        return Err(Error::format(path, reason));
+    }
+    Ok(match form {
         Form::JsonLines => Box::new(JsonLines::new(path, file, text)),
         Form::JsonValues => Box::new(JsonValues::new(path, file, text)),
         Form::Table(delimiter) => Box::new(Table::new(path, file, text, delimiter)?),
+        Form::Paragraphs => Box::new(Paragraphs::new(path, file, text)),
     })
 }
 
 /// Forms of text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     JsonLines,
     JsonValues,
     /// With this between cells.
     Table(u8),
+    Paragraphs,
 }
 
 fn form(name: &Path, beginning: &[u8]) -> Form {
     let text = beginning.trim_ascii_start();
+    let extension = name.extension().unwrap_or_default().to_ascii_lowercase();
+    if extension == "txt" && !begins_rows_of_json(text) {
+        return table::delimiter_of_names(text).map_or(Form::Paragraphs, Form::Table);
+    }
     match text.first() {
         Some(b'[') => Form::JsonValues,
         Some(b'{') => {
@@ -194,7 +220,6 @@ fn form(name: &Path, beginning: &[u8]) -> Form {
             if ends_within { Form::JsonValues } else { Form::JsonLines }
         }
         _ => {
-            let extension = name.extension().unwrap_or_default().to_ascii_lowercase();
             let is_json = ["json", "jsonl", "ndjson"].iter().any(|known| extension == *known);
             match table::delimiter(name, text).filter(|_| !is_json) {
                 Some(delimiter) => Form::Table(delimiter),
@@ -202,6 +227,13 @@ fn form(name: &Path, beginning: &[u8]) -> Form {
             }
         }
     }
+}
+
+/// Whether a text begins as rows in JSON do: with an object that has a field or is empty, or an array of objects. Other
+/// brackets are those of a text.
+fn begins_rows_of_json(text: &[u8]) -> bool {
+    let mut visible = text.iter().filter(|byte| !byte.is_ascii_whitespace());
+    matches!((visible.next(), visible.next()), (Some(b'{'), Some(b'"' | b'}')) | (Some(b'['), Some(b'{')))
 }
 
 /// What a text is instead of rows, from its beginning, and what to do.

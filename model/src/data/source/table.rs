@@ -121,3 +121,20 @@ pub(super) fn delimiter(name: &Path, beginning: &[u8]) -> Option<u8> {
     // A table of one column has no delimiter.
     found.or((extension == "csv").then_some(b','))
 }
+
+/// What separates the cells of a table that is named as a text: the first line has nothing but names, and the second
+/// the same between its cells.
+pub(super) fn delimiter_of_names(beginning: &[u8]) -> Option<u8> {
+    let mut lines = beginning.split(|&byte| byte == b'\n');
+    let (header, row) = (lines.next()?.trim_ascii_end(), lines.next()?);
+    let is_name = |cell: &[u8]| {
+        let cell = cell.strip_prefix(b"\"").and_then(|cell| cell.strip_suffix(b"\"")).unwrap_or(cell);
+        cell.first().is_some_and(u8::is_ascii_alphabetic)
+            && cell.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(byte))
+    };
+    let separates = |delimiter: &u8| {
+        [header, row].iter().all(|line| line.contains(delimiter))
+            && header.split(|byte| byte == delimiter).all(is_name)
+    };
+    [b'\t', b',', b';'].into_iter().find(separates)
+}
