@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use cpift_model::compare::results::{Budget, Comparison, Interval, MethodResult};
+use cpift_model::compare::results::{Budget, Comparison, Interval, MethodResult, SaliencyAtLength};
+use cpift_model::stages::saliency::Saliency;
 use serde_json::json;
 
 use crate::support::{JobFiles, engine, refused, run, stderr, stdout};
@@ -145,6 +146,37 @@ fn a_relative_folder_and_shorter_probes() {
     let steps = split.iter().map(|method| (method.specialist_steps, method.steps)).collect::<Vec<_>>();
     assert_eq!(steps, [[(6, 12); 3], [(3, 15); 3]].concat());
     assert!(split.iter().all(|method| method.budgets == [Budget::Total]));
+}
+
+#[test]
+fn probes_of_several_lengths_are_compared() {
+    let files = JobFiles::new(&[]);
+    let lengths = ["--methods", "none", "--probe-lengths", "1,3", "--transplants", "0.1,1"];
+    let more = [&lengths[..], &["--seeds", "2"]].concat();
+    let arguments = compare(&files, "out", &more);
+    let output = run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let found = Comparison::read(files.path("out").as_ref()).unwrap();
+    assert!(found.methods.is_empty());
+    let lengths = found.probe_lengths.unwrap();
+    assert_eq!((lengths.losses.len(), lengths.saliencies.len()), (2, 14));
+    assert!(lengths.losses[1] < lengths.base_loss, "{lengths:?}");
+    let net = |steps: u64| {
+        let is_it = |found: &&SaliencyAtLength| found.saliency == Saliency::Net && found.steps == steps;
+        lengths.saliencies.iter().find(is_it).unwrap()
+    };
+    let overlap = net(3).overlaps[1];
+    assert!(overlap.seeds.unwrap().mean > overlap.tasks.unwrap().mean, "{overlap:?}");
+    assert_eq!(overlap.longest.unwrap().mean, 1.0);
+    // All of a probe brings all that it gains.
+    assert!((net(1).gains[1].unwrap().mean - 1.0).abs() < 1e-9 && net(1).gains[0].is_some());
+    let report = run(&["report", &files.path("out")]);
+    assert!(report.status.success(), "{}", stderr(&report));
+    let page = fs::read_to_string(files.path("out/report.html")).unwrap();
+    assert!(page.contains("Length of probes") && !page.contains("NaN"));
+    let rows = fs::read_to_string(files.path("out/report/probe-lengths.csv")).unwrap();
+    // Seven measures at two lengths: three correlations, fifteen overlaps, two gains; and two gains of random parameters.
+    assert_eq!(rows.lines().count(), 1 + 2 * (7 * 20 + 2));
 }
 
 #[test]

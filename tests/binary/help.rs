@@ -183,6 +183,10 @@ fn the_examples_of_compare_run() {
                 "compare recipe.toml --ablations all --forgetting --out study --resume --set train.steps=1 \
                  --seeds 1 --methods cpift,ties"
             }
+            "compare recipe.toml --methods none --probe-lengths 5,20,80 --out lengths" => {
+                "compare recipe.toml --methods none --probe-lengths 1,2 --transplants 0.1 --out lengths \
+                 --set train.steps=1 --seeds 1"
+            }
             example => unknown(example),
         })
     });

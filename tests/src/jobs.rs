@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cpift_engine::{Buffer, Device, Mask, Ranks};
+use cpift_engine::{Buffer, Device, Layout, Mask, Ranks};
 use cpift_model::checkpoint::{Checkpoint, TensorFile};
 use cpift_model::data::Preparation;
 use cpift_model::job::{Job, JobOptions, Study, plan_recipe};
@@ -190,9 +190,14 @@ impl SmallJob {
         weights.to_vec().unwrap()
     }
 
+    /// Layout of a model folder of the job.
+    pub fn layout(&self, folder: &str) -> Layout {
+        Checkpoint::open(&self.path(folder)).unwrap().layout().clone()
+    }
+
     /// Importance that a task's probe has accumulated, as a run folder has it: tensor after tensor.
     pub fn importance(&self, run: &str, task: &str) -> Vec<f32> {
-        let layout = Checkpoint::open(&self.path(&format!("{run}/probe/{task}"))).unwrap().layout().clone();
+        let layout = self.layout(&format!("{run}/probe/{task}"));
         let file =
             TensorFile::open(&self.path(&format!("{run}/probe/{task}/importance.safetensors"))).unwrap();
         let mut values = Buffer::zeros(&Device::cpu(None).unwrap(), layout.len()).unwrap();
@@ -203,7 +208,7 @@ impl SmallJob {
 
     /// A task's core, as a run folder has it.
     pub fn core(&self, run: &str, task: &str) -> Mask {
-        let layout = Checkpoint::open(&self.path(&format!("{run}/fused"))).unwrap().layout().clone();
+        let layout = self.layout(&format!("{run}/fused"));
         let file = TensorFile::open(&self.path(&format!("{run}/core/{task}.mask.safetensors"))).unwrap();
         let mut words = vec![0; layout.len().div_ceil(64)];
         for segment in layout.segments() {

@@ -19,8 +19,8 @@ change of its loss and score against the base.
 Methods:   cpift cpift-delta cpift-dare joint sequential staged replay half, and the merges average arithmetic
            ties dare dare-ties stitch, each also with stage 4 after it (ties+tune)
 Ablations: cores importance fusion freezing data grouping fraction threshold order, `stage 4`, split (shorter
-           probes, a longer stage 4), scale (λ of the merges) and learning-rate (of every method that trains),
-           or all
+           probes, a longer stage 4), scale (λ of the merges), learning-rate (of every method that trains) and
+           momentum (less of it, at several rates), or all
 
 [evaluate] of the recipe is part of every run where it decides what a run ends with (keep = \"best\", patience): then all \
 methods choose by the same rows, and scores lie between base and specialists. It is said what that adds to compute. \
@@ -37,7 +37,7 @@ Examples:
   cpift-engine compare recipe.toml --quick
   cpift-engine compare recipe.toml --methods cpift,joint --ablations fraction,freezing --seeds 5
   cpift-engine compare recipe.toml --ablations all --forgetting --out study --resume
-  cpift-engine compare recipe.toml --methods none --probe-lengths 5,20,80 --transplants 0.01,0.1 --out lengths
+  cpift-engine compare recipe.toml --methods none --probe-lengths 5,20,80 --out lengths
 
 Files written into the folder:
   results.json   everything, for programs

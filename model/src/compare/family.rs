@@ -29,11 +29,13 @@ pub enum Family {
     Scale,
     /// The learning rate of stage 4.
     LearningRate,
+    /// Less momentum, at several learning rates.
+    Momentum,
 }
 
 impl Family {
     /// All, in the order of the table.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Cores,
         Self::Importance,
         Self::Fusion,
@@ -47,6 +49,7 @@ impl Family {
         Self::Split,
         Self::Scale,
         Self::LearningRate,
+        Self::Momentum,
     ];
 
     /// The name, as the command line takes it.
@@ -65,6 +68,7 @@ impl Family {
             Self::Split => "split",
             Self::Scale => "scale",
             Self::LearningRate => "learning-rate",
+            Self::Momentum => "momentum",
         }
     }
 }

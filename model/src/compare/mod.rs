@@ -10,6 +10,7 @@ mod folder;
 mod interval;
 mod prepare;
 mod probe_lengths;
+mod rates;
 mod read;
 pub mod results;
 mod rows;

@@ -1,6 +1,7 @@
 //! The rows of the table: every method and every ablation, as edits of the recipe.
 
 use super::family::Family;
+use super::rates;
 use super::results::{Budget, BudgetSteps, RowKind};
 use crate::error::{Error, Result};
 use crate::progress::Column;
@@ -60,7 +61,7 @@ pub struct Selection {
 }
 
 /// Fine-tuning methods that begin with the base.
-const FINE_TUNES: [(Method, &str); 5] = [
+pub(super) const FINE_TUNES: [(Method, &str); 5] = [
     (Method::Joint, "all tasks mixed"),
     (Method::Sequential, "one task after the other"),
     (Method::Staged, "one group of tasks after the other"),
@@ -222,9 +223,6 @@ const SPLITS: [(&str, &str, &[Edit]); 3] = [
 /// λ of the merges in the family `scale`.
 const SCALES: [f64; 5] = [0.2, 0.4, 0.7, 1.0, 1.5];
 
-/// Factors of the recipe's learning rate in the family `learning-rate`.
-const RATE_FACTORS: [f64; 3] = [0.5, 2.0, 4.0];
-
 /// What stands for no method at all.
 const NO_METHOD: &str = "none";
 
@@ -332,27 +330,7 @@ fn ablations(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
             rows.push(ablation(Family::Scale, Row { steps: 0, until: Some(Stage::Fuse), ..row }));
         }
     }
-    for factor in RATE_FACTORS {
-        let edit = Edit::IntegrateLearningRate(factor * recipe.integrate.training.learning_rate);
-        let title = format!("CPI-FT, learning rate of stage 4 × {factor}");
-        let row = cpift(&format!("cpift rate×{factor}"), &title, &[edit], steps);
-        rows.push(ablation(Family::LearningRate, row));
-        for row in shortest {
-            let mut row = row.clone();
-            row.name.push_str(&format!(" rate×{factor}"));
-            row.title.push_str(&format!("; learning rate of stage 4 × {factor}"));
-            row.edits.push(edit);
-            rows.push(ablation(Family::LearningRate, row));
-        }
-        for (method, title) in FINE_TUNES {
-            for (budget, steps) in [(Budget::Total, steps.total), (Budget::Given, steps.given)] {
-                let mut row = fine_tune(method, &format!("{title}, learning rate × {factor}"), budget, steps);
-                row.name = format!("{} rate×{factor}", method.name());
-                row.edits.push(Edit::TrainLearningRate(factor * recipe.train.learning_rate));
-                rows.push(ablation(Family::LearningRate, row));
-            }
-        }
-    }
+    rows.extend(rates::rows(recipe, steps, shortest).into_iter().map(|(family, row)| ablation(family, row)));
     rows
 }
 
@@ -391,7 +369,7 @@ fn is_scale(edit: &Edit) -> bool {
 }
 
 /// A row that goes through the stages of CPI-FT: its runs count under both budgets.
-fn cpift(name: &str, title: &str, edits: &[Edit], steps: BudgetSteps) -> Row {
+pub(super) fn cpift(name: &str, title: &str, edits: &[Edit], steps: BudgetSteps) -> Row {
     Row {
         name: name.to_owned(),
         title: title.to_owned(),
@@ -408,7 +386,7 @@ fn cpift(name: &str, title: &str, edits: &[Edit], steps: BudgetSteps) -> Row {
 
 /// A row that fine-tunes the base. `staged` takes its groups from the specialists, which are not charged to it:
 /// a person would make the groups by hand.
-fn fine_tune(method: Method, title: &str, budget: Budget, steps: u64) -> Row {
+pub(super) fn fine_tune(method: Method, title: &str, budget: Budget, steps: u64) -> Row {
     Row {
         name: method.name().to_owned(),
         title: title.to_owned(),

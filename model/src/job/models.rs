@@ -95,12 +95,7 @@ impl TaskModels for RunModels<'_> {
 
 impl RunModels<'_> {
     /// Multiplies the movement of every parameter by the root of its second moment, which the probe has stored.
-    fn weight_by_roots(
-        &self,
-        task: usize,
-        part: &LayoutPart,
-        mut movement: ViewMut<'_, f32>,
-    ) -> Result<()> {
+    fn weight_by_roots(&self, task: usize, part: &LayoutPart, mut movement: ViewMut<'_, f32>) -> Result<()> {
         let job = self.job;
         let file = TensorFile::open(&self.importance_file(task))?;
         for of_tensors in parts(&part.layout)? {
@@ -116,7 +111,6 @@ impl RunModels<'_> {
         }
         self.check_probe(task, [file.path()].into_iter())
     }
-
 
     /// As [`RunModels::check`], for a probe, which a run can make again.
     fn check_probe<'b>(&self, task: usize, files: impl Iterator<Item = &'b Path> + Send) -> Result<()> {

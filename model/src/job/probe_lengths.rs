@@ -19,9 +19,9 @@ use crate::error::{Error, Result};
 use crate::evaluation::Request;
 use crate::files::AtomicFolder;
 use crate::progress::{Column, JobReport, Measured, TrainingStage};
-use crate::recipe::Recipe;
+use crate::recipe::{ImportanceKind, Recipe};
 use crate::stages::core;
-use crate::stages::saliency::{Saliency, Moved};
+use crate::stages::saliency::{Moved, Saliency};
 use crate::trainer::{StatePart, Trainer};
 
 /// Most parameters whose scores are kept.
@@ -56,6 +56,9 @@ impl ProbeLengths {
                 "--transplants",
                 format!("{share} is not a share above 0 and up to 1"),
             ));
+        }
+        if recipe.probe.importance != ImportanceKind::Path {
+            return Err(Error::setting("probe.importance", "must be `path`, which is accumulated"));
         }
         match recipe.task.iter().find(|task| task.model.is_some()) {
             Some(task) => {

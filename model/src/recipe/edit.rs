@@ -19,6 +19,7 @@ pub enum Edit {
     Method(Method),
     TrainSteps(u64),
     TrainLearningRate(f64),
+    TrainBeta1(f64),
     ProbeSteps(u64),
     ProbeImportance(ImportanceKind),
     ProbeSchedule(Schedule),
@@ -40,6 +41,7 @@ pub enum Edit {
     IntegrateData(IntegrateData),
     IntegrateFrozen(Frozen),
     IntegrateLearningRate(f64),
+    IntegrateBeta1(f64),
 }
 
 impl Edit {
@@ -50,6 +52,7 @@ impl Edit {
             Self::Method(method) => ("", "method", value(method)),
             Self::TrainSteps(steps) => ("train", "steps", value(steps)),
             Self::TrainLearningRate(rate) => ("train", "learning_rate", value(rate)),
+            Self::TrainBeta1(beta1) => ("train", "beta1", value(beta1)),
             Self::ProbeSteps(steps) => ("probe", "steps", value(steps)),
             Self::ProbeImportance(kind) => ("probe", "importance", value(kind)),
             Self::ProbeSchedule(schedule) => ("probe", "schedule", value(schedule)),
@@ -70,6 +73,7 @@ impl Edit {
             Self::IntegrateData(data) => ("integrate", "data", value(data)),
             Self::IntegrateFrozen(frozen) => ("integrate", "frozen", value(frozen)),
             Self::IntegrateLearningRate(rate) => ("integrate", "learning_rate", value(rate)),
+            Self::IntegrateBeta1(beta1) => ("integrate", "beta1", value(beta1)),
         }
     }
 

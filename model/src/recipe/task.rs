@@ -66,7 +66,7 @@ pub struct TaskSettings {
     pub system: Option<String>,
     /// How the answers to the evaluation rows are judged.
     pub score: Scoring,
-    /// Whether prompts to measure on are answered; else their loss is all that is measured.
+    /// Whether prompts to measure on are answered; else their loss is all that is measured, and `score` means nothing.
     pub answers: bool,
     /// Most tokens of a generated answer; by the references and the score when not given.
     #[serde(skip_serializing_if = "Option::is_none")]

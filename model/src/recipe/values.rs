@@ -231,12 +231,6 @@ impl TaskSettings {
                 "needs `eval` (or `eval_share`) beside it: rows to measure on",
             ));
         }
-        let about_answers =
-            [("score", self.score != Scoring::default()), ("max_new_tokens", self.max_new_tokens.is_some())];
-        if let Some((name, _)) = about_answers.iter().find(|(_, is_set)| *is_set && !self.answers) {
-            let reason = "is about answers, and `answers = false` asks for none: remove one of the two";
-            return Err(Error::setting(key(name), reason));
-        }
         let Some(share) = self.eval_share else { return Ok(()) };
         if self.eval.is_some() {
             return Err(Error::setting(key("eval_share"), "excludes `eval`: remove one of the two"));

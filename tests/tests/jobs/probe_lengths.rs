@@ -5,7 +5,7 @@ use std::fs;
 use cpift_model::files::read_json;
 use cpift_model::job::{LengthReport, ProbeLengths, Study, length_scores};
 use cpift_model::progress::Silent;
-use cpift_model::recipe::{Recipe, Stage};
+use cpift_model::recipe::{ImportanceKind, Recipe, Stage};
 use cpift_model::stages::saliency::Saliency;
 use cpift_tests::jobs::{Options, SmallJob, TASKS, Watcher};
 use serde_json::json;
@@ -73,6 +73,37 @@ fn every_length_is_a_probe_of_that_length() {
 }
 
 #[test]
+fn cores_by_fisher_net_are_of_the_movements_weighted_by_squared_gradients() {
+    let job = SmallJob::new();
+    let study = study();
+    job.run_with(
+        &recipe(&job),
+        "lengths",
+        &Options { study: Some(&study), ..Options::default() },
+        &mut Silent,
+    )
+    .unwrap();
+    let mut weighted = recipe(&job);
+    weighted.probe.importance = ImportanceKind::FisherNet;
+    job.run_until(&weighted, "run", false, Some(Stage::Fuse), &mut Silent).unwrap();
+    let layout = job.layout("run/fused");
+    for task in TASKS {
+        let scores = scores(&job, "lengths", task, STEPS[2], Saliency::FisherNet);
+        let core = job.core("run", task);
+        let in_core: Vec<bool> = layout
+            .segments()
+            .iter()
+            .flat_map(|segment| segment.range().map(|index| core.get(index)))
+            .collect();
+        assert_eq!(in_core.len(), scores.len());
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        let first = order.iter().take(core.count());
+        assert!(core.count() > 100 && first.clone().all(|&index| in_core[index]), "{task}");
+    }
+}
+
+#[test]
 fn lengths_that_were_stopped_go_on_to_the_same_bits() {
     let job = SmallJob::new();
     let (recipe, study) = (recipe(&job), study());
@@ -119,6 +150,9 @@ fn lengths_that_cannot_be_measured_are_refused() {
         assert!(message.contains("probe.steps") && message.contains("ascend"), "{steps:?}: {message}");
     }
     assert!(refuse(&STEPS, &[0.0], &recipe).contains("--transplants"));
+    let mut net = recipe.clone();
+    net.probe.importance = ImportanceKind::Net;
+    assert!(refuse(&STEPS, &[], &net).contains("probe.importance"));
     let mut joint = recipe.clone();
     joint.method = cpift_model::recipe::Method::Joint;
     assert!(refuse(&STEPS, &[], &joint).contains("method"));

@@ -87,7 +87,7 @@ fn wrong_types_say_what_is_expected() {
         ),
         (
             "[probe]\nimportance = 3\n",
-            "recipe.toml:7: `probe.importance`: is `3`: use net, path, fisher, random, inverse",
+            "recipe.toml:7: `probe.importance`: is `3`: use net, path, fisher, fisher-net, random, inverse",
         ),
         (
             "[[task]]\nname = 3\ntrain = \"x\"\n",
