@@ -247,7 +247,7 @@ fn overrides_that_cannot_be_used_are_named() {
             "task[0].wait=2",
             "`--set task[0].wait=2`: is not a key: known here are name, train, eval, weight, repeat, epochs, model, \
              eval_share, limit, eval_limit, skip_invalid, special_tokens, learn, chat, prompt, answer, system, score, \
-             max_new_tokens, shots, columns",
+             answers, max_new_tokens, shots, columns",
         ),
         ("train={steps=0}", "`--set train={steps=0}`: is 0: use 1 to 1000000000000"),
     ];
