@@ -175,6 +175,22 @@ fn probes_of_several_lengths_are_compared() {
     let page = fs::read_to_string(files.path("out/report.html")).unwrap();
     assert!(page.contains("Length of probes") && !page.contains("NaN"));
     let rows = fs::read_to_string(files.path("out/report/probe-lengths.csv")).unwrap();
+    // A list that lacks a number is refused, and a length that is gone is made again.
+    let results = files.path("out/results.json");
+    let whole = fs::read_to_string(&results).unwrap();
+    let mut broken: serde_json::Value = serde_json::from_str(&whole).unwrap();
+    broken["probe_lengths"]["chance"].as_array_mut().unwrap().pop();
+    fs::write(&results, broken.to_string()).unwrap();
+    let message = refused(&["report", &files.path("out")]);
+    assert!(message.contains("probe_lengths"), "{message}");
+    let runs = fs::read_dir(files.path("out/runs")).unwrap().flatten().map(|entry| entry.path());
+    let studied = runs.map(|run| run.join("probe-lengths")).find(|folder| folder.exists()).unwrap();
+    fs::remove_dir_all(studied.join("code/1")).unwrap();
+    let arguments = compare(&files, "out", &[&more[..], &["--resume"]].concat());
+    let output = run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let again = Comparison::read(files.path("out").as_ref()).unwrap();
+    assert_eq!(again.probe_lengths, Some(lengths));
     // Seven measures at two lengths: three correlations, fifteen overlaps, two gains; and two gains of random parameters.
     assert_eq!(rows.lines().count(), 1 + 2 * (7 * 20 + 2));
 }
@@ -188,6 +204,10 @@ fn what_cannot_be_compared_is_refused() {
     let files = JobFiles::new(&[]);
     let message = refuse(&files, &["--methods", "joint,magic"]);
     assert!(message.contains("no `magic`") && message.contains("dare-ties"), "{message}");
+    let message = refuse(&files, &["--methods", "none,joint"]);
+    assert!(message.contains("`none` stands alone"), "{message}");
+    let message = refuse(&files, &["--probe-lengths", "8,2"]);
+    assert!(message.contains("--probe-lengths") && message.contains("ascend"), "{message}");
     let message = refuse(&files, &["--ablations", "phases"]);
     assert!(message.contains("no `phases`") && message.contains("freezing"), "{message}");
     fs::create_dir(files.path("refused")).unwrap();

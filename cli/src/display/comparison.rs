@@ -240,7 +240,7 @@ fn overlaps(comparison: &Comparison) -> Option<Table> {
             };
             overlaps.importance.iter().filter(same).map(|overlap| overlap.jaccard).collect()
         };
-        add(format!("net and {kind}"), &of);
+        add(format!("the recipe’s and {kind}"), &of);
     }
     if !overlaps.seeds.is_empty() {
         add("two seeds".to_owned(), &|task| {

@@ -4,7 +4,7 @@ use cpift_model::compare::results::{Agreement, Interval, LengthResults, Saliency
 use cpift_model::stages::saliency::Saliency;
 use cpift_model::table::Table;
 
-use super::units::{grouped, percent};
+use super::units::percent;
 
 /// The fraction that the tables show; the report page has all.
 const SHOWN: f64 = 0.01;
@@ -37,8 +37,8 @@ pub fn tables(lengths: &LengthResults) -> Vec<Table> {
 
 /// A row for each saliency, a column for each length.
 fn by_length(lengths: &LengthResults, caption: String, cell: impl Fn(&SaliencyAtLength) -> String) -> Table {
-    let steps = lengths.steps.iter().map(|steps| format!("{} steps", grouped(*steps)));
-    let headings = ["saliency".to_owned(), "formula".to_owned()].into_iter().chain(steps);
+    let steps = lengths.steps.iter().map(|steps| super::units::counted(*steps, "step"));
+    let headings = ["importance".to_owned(), "formula".to_owned()].into_iter().chain(steps);
     let mut table = Table::captioned(caption, headings.collect::<Vec<_>>());
     for saliency in Saliency::ALL {
         let cells = lengths.saliencies.iter().filter(|found| found.saliency == saliency).map(&cell);

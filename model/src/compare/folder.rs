@@ -25,7 +25,7 @@ use super::results::InputHash;
 use crate::error::{Error, FileAction, Result};
 use crate::files::{self, Manifest, Origin, Verify, read_json};
 use crate::hub::HubSource;
-use crate::job::names::{FINAL, FUSED, PROBES, probe_place};
+use crate::job::names::{FINAL, FUSED, PROBES, probe_length_place, probe_place};
 use crate::job::{PairMethod, ProbeLengths, Study, read_sealed, write_sealed};
 use crate::progress::JobReport;
 use crate::recipe::{Recipe, Stage};
@@ -273,8 +273,18 @@ impl ComparisonFolder {
     /// Whether a unit is done; of specialists also whether every model is there. One whose outcome is damaged, or
     /// that of another unit, is made again.
     pub fn is_done(&self, unit: &Unit) -> bool {
-        self.read_result(&unit.id)
-            .is_ok_and(|outcome| !unit.is_specialists() || self.has_probes(&unit.id, &outcome))
+        self.read_result(&unit.id).is_ok_and(|outcome| {
+            (!unit.is_specialists() || self.has_probes(&unit.id, &outcome)) && self.has_lengths(unit)
+        })
+    }
+
+    /// Whether every length of every probe is there, whole, where that is what the unit measures.
+    fn has_lengths(&self, unit: &Unit) -> bool {
+        let steps = unit.probe_lengths.iter().flat_map(|lengths| &lengths.steps);
+        let mut places = steps.flat_map(|&steps| {
+            unit.recipe.task.iter().map(move |task| probe_length_place(&task.name, steps))
+        });
+        places.all(|place| Manifest::verify(&self.run(&unit.id).join(place), Verify::Lengths).is_ok())
     }
 
     /// Whether every probe that the outcome names is there, whole.

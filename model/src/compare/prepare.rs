@@ -78,6 +78,9 @@ impl Prepared {
         let CompareOptions { source, threads, cache, .. } = *options;
         let recipe = source.recipe(&[Edit::Method(Method::Cpift)])?;
         check_tasks(&recipe)?;
+        if let Some(lengths) = options.probe_lengths {
+            lengths.check(&recipe)?;
+        }
         let preparation = Preparation { cache, ..Preparation::default() };
         let (planned, memory) = {
             let planner = Planner::open(device, &recipe, &preparation)?;
@@ -246,8 +249,11 @@ impl Units<'_> {
         tasks: u64,
     ) -> Result<String> {
         let steps = lengths.steps.last().copied().unwrap_or_default();
-        let unit =
-            Unit { probe_lengths: Some(lengths.clone()), steps: tasks * steps, ..Unit::after(seed, probes) };
+        let unit = Unit {
+            probe_lengths: Some(lengths.clone()),
+            steps: tasks.saturating_mul(steps),
+            ..Unit::after(seed, probes)
+        };
         let edits = [
             Edit::ProbeSteps(steps),
             Edit::ProbeImportance(ImportanceKind::Path),

@@ -42,6 +42,22 @@ pub struct LengthResults {
     pub random_gains: Vec<Vec<Option<Interval>>>,
 }
 
+impl LengthResults {
+    /// Whether all lists have the lengths that they say.
+    pub(super) fn fits(&self) -> bool {
+        let (steps, fractions, transplants) =
+            (self.steps.len(), self.fractions.len(), self.transplants.len());
+        let is_whole =
+            |found: &SaliencyAtLength| found.overlaps.len() == fractions && found.gains.len() == transplants;
+        self.chance.len() == fractions
+            && self.losses.len() == steps
+            && self.random_gains.len() == steps
+            && self.random_gains.iter().all(|gains| gains.len() == transplants)
+            && self.saliencies.len() == steps * Saliency::ALL.len()
+            && self.saliencies.iter().all(is_whole)
+    }
+}
+
 /// A saliency at one length.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SaliencyAtLength {

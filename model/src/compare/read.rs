@@ -65,6 +65,9 @@ impl Comparison {
                 return Some("an overlap".to_owned());
             }
         }
+        if self.probe_lengths.as_ref().is_some_and(|lengths| !lengths.fits()) {
+            return Some("`probe_lengths`".to_owned());
+        }
         let forgetting = self.forgetting.iter().find(|forgetting| !forgetting.fits(tasks));
         forgetting.map(|_| "`forgetting`".to_owned())
     }

@@ -319,7 +319,7 @@ pub struct SeedCores {
 pub struct Overlaps {
     /// The overlap that chance would give.
     pub chance: f64,
-    /// Cores by net displacement against cores by another importance, the same task and seed.
+    /// Cores by the recipe's importance against cores by another, the same task and seed.
     pub importance: Vec<ImportanceOverlap>,
     /// Cores of one task with two seeds.
     pub seeds: Vec<SeedsOverlap>,
@@ -332,7 +332,7 @@ pub struct ImportanceOverlap {
     pub seed: u64,
     /// The task, as an index.
     pub task: usize,
-    /// The importance compared with `net`: `path` or `fisher`.
+    /// The importance compared with the recipe's.
     pub importance: String,
     /// |C∩C'| / |C∪C'|.
     pub jaccard: f64,

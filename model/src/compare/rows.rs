@@ -103,7 +103,7 @@ const MERGES: [(&str, &str, &[Edit]); 6] = [
 const CORES_IN_DARE: [Edit; 3] = [FuseBackbone(Backbone::Dare), FuseDensity(0.1), FuseScale(0.4)];
 
 /// CPI-FT with one choice changed: family, name, what it is, edits.
-const ABLATIONS: [(Family, &str, &str, &[Edit]); 33] = [
+const ABLATIONS: [(Family, &str, &str, &[Edit]); 34] = [
     (Family::Cores, "cores=random", "random cores", &[ProbeImportance(Importance::Random)]),
     (
         Family::Cores,
@@ -112,6 +112,12 @@ const ABLATIONS: [(Family, &str, &str, &[Edit]); 33] = [
         &[ProbeImportance(Importance::Inverse)],
     ),
     (Family::Cores, "transplant=false", "cores frozen but not transplanted", &[FuseTransplant(false)]),
+    (
+        Family::Importance,
+        "importance=net",
+        "importance by how far a parameter has moved",
+        &[ProbeImportance(Importance::Net)],
+    ),
     (
         Family::Importance,
         "importance=path",
@@ -307,6 +313,10 @@ fn ablations(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
     let ablation = |family: Family, row: Row| Row { kind: RowKind::Ablation, family: Some(family), ..row };
     let mut rows = Vec::new();
     for (family, name, title, edits) in ABLATIONS {
+        if edits == [ProbeImportance(recipe.probe.importance)] {
+            // What the recipe has anyway, as the row `cpift`.
+            continue;
+        }
         let mut row = ablation(family, cpift(name, title, edits, steps));
         // Random and least important cores are chosen by probes that accumulate `net`.
         let is_of_other_probes = recipe.probe.importance != Importance::Net

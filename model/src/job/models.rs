@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, TensorFile};
 use crate::error::{Error, Result};
 use crate::recipe::ImportanceKind;
 use crate::stages::models::TaskModels;
-use crate::stages::pieces::{LayoutPart, parts};
+use crate::stages::pieces::{LayoutPart, parts, pieces};
 
 /// The probes of a run folder (the job's own, or the one it takes over), and the models that tasks bring.
 pub struct RunModels<'a> {
@@ -99,15 +99,19 @@ impl RunModels<'_> {
         let job = self.job;
         let file = TensorFile::open(&self.importance_file(task))?;
         for of_tensors in parts(&part.layout)? {
-            // On the host, where there is room for a tensor more.
+            // On the host, which `plan` counts it for.
             let mut squares = Buffer::zeros_in(&job.device, of_tensors.layout.len(), Placement::Host)?;
             job.device.scope(|| file.read_layout(&of_tensors.layout, "", squares.view_mut()))?;
             let mut own = movement.reborrow().slice(of_tensors.range.clone());
-            let mut values = own.as_view().to_vec()?;
-            for (value, square) in values.iter_mut().zip(squares.to_vec()?) {
-                *value = value.abs() * square.sqrt();
+            for piece in pieces(squares.len()) {
+                let squares = squares.slice(piece.clone()).to_vec()?;
+                let mut target = own.reborrow().slice(piece);
+                let mut values = target.as_view().to_vec()?;
+                for (value, square) in values.iter_mut().zip(squares) {
+                    *value = value.abs() * square.sqrt();
+                }
+                target.copy_from_host(&values)?;
             }
-            own.copy_from_host(&values)?;
         }
         self.check_probe(task, [file.path()].into_iter())
     }

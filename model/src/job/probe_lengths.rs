@@ -24,6 +24,8 @@ use crate::stages::core;
 use crate::stages::saliency::{Moved, Saliency};
 use crate::trainer::{StatePart, Trainer};
 
+/// Most steps of a length.
+const MOST_STEPS: u64 = 1_000_000_000_000;
 /// Most parameters whose scores are kept.
 const SAMPLED: usize = 1 << 18;
 /// Which these are follows from this.
@@ -41,15 +43,18 @@ pub struct ProbeLengths {
 }
 
 impl ProbeLengths {
-    /// Fails where a recipe rules it out.
-    pub(super) fn check(&self, recipe: &Recipe) -> Result<()> {
-        let is_ascending =
-            self.steps.is_sorted_by(|a, b| a < b) && self.steps.first().is_some_and(|&first| first > 0);
-        if !is_ascending || recipe.probe.training.steps != self.steps.last().copied() {
-            return Err(Error::setting(
-                "probe.steps",
-                "must be the last of the lengths, which ascend from 1 on",
-            ));
+    /// Fails where the numbers cannot be, or a task has no probe to train.
+    ///
+    /// # Errors
+    /// Naming the option of `compare`, or the recipe's key.
+    pub fn check(&self, recipe: &Recipe) -> Result<()> {
+        let is_ascending = self.steps.is_sorted_by(|a, b| a < b);
+        if !is_ascending || !self.steps.first().is_some_and(|first| (1..=MOST_STEPS).contains(first)) {
+            let reason = format!("must be numbers of steps from 1 to {MOST_STEPS} that ascend");
+            return Err(Error::setting("--probe-lengths", reason));
+        }
+        if self.steps.last().is_some_and(|last| *last > MOST_STEPS) {
+            return Err(Error::setting("--probe-lengths", format!("are at most {MOST_STEPS} steps")));
         }
         if let Some(share) = self.transplants.iter().find(|share| !(**share > 0.0 && **share <= 1.0)) {
             return Err(Error::setting(
@@ -57,8 +62,9 @@ impl ProbeLengths {
                 format!("{share} is not a share above 0 and up to 1"),
             ));
         }
-        if recipe.probe.importance != ImportanceKind::Path {
-            return Err(Error::setting("probe.importance", "must be `path`, which is accumulated"));
+        let is_repeated = |(place, share): &(usize, &f64)| self.transplants[..*place].contains(share);
+        if let Some((_, share)) = self.transplants.iter().enumerate().find(is_repeated) {
+            return Err(Error::setting("--transplants", format!("{share} occurs twice: name it once")));
         }
         match recipe.task.iter().find(|task| task.model.is_some()) {
             Some(task) => {
@@ -67,6 +73,18 @@ impl ProbeLengths {
             }
             None => Ok(()),
         }
+    }
+
+    /// [`ProbeLengths::check`] of the recipe of a run, whose probes are to be the longest and to accumulate `path`.
+    pub(super) fn check_run(&self, recipe: &Recipe) -> Result<()> {
+        self.check(recipe)?;
+        if recipe.probe.training.steps != self.steps.last().copied() {
+            return Err(Error::setting("probe.steps", "must be the longest of the lengths"));
+        }
+        if recipe.probe.importance != ImportanceKind::Path {
+            return Err(Error::setting("probe.importance", "must be `path`, which is accumulated"));
+        }
+        Ok(())
     }
 }
 
@@ -169,13 +187,27 @@ impl Session<'_> {
     }
 
     fn measure_lengths(&mut self, studied: &Studied<'_>, task: usize) -> Result<()> {
-        let job = self.job;
-        let (settings, name) = (&job.recipe.probe.training, &job.inputs.tasks[task].name);
+        let name = &self.job.inputs.tasks[task].name;
         let key = TrainingStage::Probe.training(name);
         let steps = &studied.lengths.steps;
         if self.has_measured(name, steps)? {
             return self.checkpoints.forget(&key);
         }
+        self.train_lengths(studied, task)?;
+        if !self.has_measured(name, steps)? {
+            // A length was removed that comes before the checkpoint which was gone on from.
+            self.checkpoints.forget(&key)?;
+            self.train_lengths(studied, task)?;
+        }
+        self.checkpoints.forget(&key)
+    }
+
+    /// Trains a task's probe from the base or its newest checkpoint, and measures it at the lengths that lie ahead.
+    fn train_lengths(&mut self, studied: &Studied<'_>, task: usize) -> Result<()> {
+        let job = self.job;
+        let (settings, name) = (&job.recipe.probe.training, &job.inputs.tasks[task].name);
+        let key = TrainingStage::Probe.training(name);
+        let steps = &studied.lengths.steps;
         self.load_base()?;
         let befores = std::iter::once(0).chain(steps.iter().copied());
         let part = |(&end, before): (&u64, u64)| TrainingPart {
@@ -200,7 +232,7 @@ impl Session<'_> {
             training,
             Some(&mut |session, part| session.measure_length(studied, task, steps[part])),
         )?;
-        self.checkpoints.forget(&key)
+        Ok(())
     }
 
     /// Whether everything of a task was measured before.

@@ -3,7 +3,7 @@
 use super::inputs::Inputs;
 use super::trainings::has_probes;
 use crate::progress::StageKind;
-use crate::recipe::{Conflict, Frozen, Method, Recipe};
+use crate::recipe::{Conflict, Frozen, ImportanceKind, Method, Recipe};
 use crate::stages::merge::Merge;
 use crate::stages::pieces::{PIECE, longest_part};
 
@@ -83,6 +83,8 @@ struct Sizes {
     words: usize,
     /// Parameters of the longest part that models are fused in.
     part: usize,
+    /// Bytes of the second moments that weigh a part's importance.
+    roots: usize,
 }
 
 impl Sizes {
@@ -96,6 +98,10 @@ impl Sizes {
             mask: layout.len() / 8,
             words: longest / 8,
             part: longest_part(layout),
+            roots: match recipe.probe.importance {
+                ImportanceKind::FisherNet => longest_part(layout) * size_of::<f32>(),
+                _ => 0,
+            },
         }
     }
 
@@ -107,7 +113,8 @@ impl Sizes {
 
     /// Stage 1b: a mask is made; a GPU marks it in its own memory.
     fn selection(&self) -> StageMemory {
-        StageMemory { masks: self.mask, copies: self.mask, beside_gpu: self.mask, ..StageMemory::default() }
+        let masks = self.mask + self.roots;
+        StageMemory { masks, copies: self.mask, beside_gpu: self.mask, ..StageMemory::default() }
     }
 
     /// Stage 2: the directions of all cores, and two masks, or one and what it says of a piece.
@@ -149,7 +156,7 @@ impl Sizes {
         // Of every conflict θ0 and the result, and which tasks claim it; of every claim a weight, and its importance.
         let lists = conflicts * (2 * float + self.tasks.div_ceil(8)) + claims * ranked * float;
         let transplanting = StageMemory {
-            masks: owned + 2 * mask + self.words + lists,
+            masks: owned + 2 * mask + self.words + lists + self.roots,
             copies: 4 * mask + float * core.max(conflicts),
             ..StageMemory::default()
         };

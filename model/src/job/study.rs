@@ -23,7 +23,7 @@ impl Study {
                 Err(Error::setting("method", "what is studied are the probes of `cpift`"))
             }
             Self::Pairs(_) => Ok(()),
-            Self::ProbeLengths(lengths) => lengths.check(recipe),
+            Self::ProbeLengths(lengths) => lengths.check_run(recipe),
         }
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::rows::{Columns, Learn};
-use super::task::{DataFiles, SpecialTokens, TaskSettings};
+use super::task::{DataFiles, SpecialTokens, TaskSettings, is_true};
 use crate::score::Scoring;
 
 /// `[[measure]]`: rows that say what training costs in what no task asks for. Every key is one of [`TaskSettings`].
@@ -38,6 +38,7 @@ pub struct MeasureSettings {
     /// How answers are judged.
     pub score: Scoring,
     /// Whether prompts are answered; else their loss is all that is measured.
+    #[serde(skip_serializing_if = "is_true")]
     pub answers: bool,
     /// Most tokens of a generated answer.
     #[serde(skip_serializing_if = "Option::is_none")]

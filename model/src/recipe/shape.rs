@@ -45,6 +45,7 @@ static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
         prompt: text(),
         answer: text(),
         system: text(),
+        answers: false,
         max_new_tokens: Some(1),
         columns: columns.clone(),
         ..MeasureSettings::default()
@@ -62,6 +63,7 @@ static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
         answer: text(),
         system: text(),
         columns,
+        answers: false,
         max_new_tokens: Some(1),
         ..TaskSettings::default()
     };

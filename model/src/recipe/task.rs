@@ -67,6 +67,7 @@ pub struct TaskSettings {
     /// How the answers to the evaluation rows are judged.
     pub score: Scoring,
     /// Whether prompts to measure on are answered; else their loss is all that is measured, and `score` means nothing.
+    #[serde(skip_serializing_if = "is_true")]
     pub answers: bool,
     /// Most tokens of a generated answer; by the references and the score when not given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,6 +106,11 @@ impl Default for TaskSettings {
             columns: Columns::default(),
         }
     }
+}
+
+/// Whether a key that came later is at its default, which is not written: a run that was begun before goes on.
+pub(super) fn is_true(value: &bool) -> bool {
+    *value
 }
 
 /// What a string that stands for a control token is (`<|im_end|>`, `<s>`) where rows are texts. In messages, also those

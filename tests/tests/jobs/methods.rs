@@ -261,7 +261,7 @@ fn every_fusion_choice_runs() {
         ("fuse.conflict", vec!["last", "mean", "sign"]),
         ("integrate.data", vec!["group"]),
         ("integrate.frozen", vec!["others", "none"]),
-        ("probe.importance", vec!["path", "fisher", "random", "inverse"]),
+        ("probe.importance", vec!["path", "fisher", "fisher-net", "random", "inverse"]),
     ] {
         for value in values {
             let recipe = job.recipe(&[(key, json!(value)), ("train.steps", json!(3))]);

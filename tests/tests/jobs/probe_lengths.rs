@@ -124,6 +124,13 @@ fn lengths_that_were_stopped_go_on_to_the_same_bits() {
         }
         assert!(fs::read_dir(job.path(&format!("{out}/checkpoint"))).map_or(0, Iterator::count) == 0);
     }
+    // One that is gone and lies before the checkpoint is made again.
+    let mut watcher = Watcher { stop_after: Some(2), ..Watcher::default() };
+    assert!(run("hole", false, &mut watcher).is_err());
+    fs::remove_dir_all(job.path(&format!("hole/probe-lengths/{}/1", TASKS[0]))).unwrap();
+    run("hole", true, &mut Watcher::default()).unwrap();
+    let name = |run: &str| format!("{run}/probe-lengths/{}/1/report.json", TASKS[0]);
+    assert_eq!(job.bytes(&name("whole")), job.bytes(&name("hole")));
     // What is there is not made again; what is damaged is not taken.
     let mut watcher = Watcher::default();
     run("whole", true, &mut watcher).unwrap();
@@ -145,11 +152,14 @@ fn lengths_that_cannot_be_measured_are_refused() {
         job.run_with(recipe, "out", &options, &mut Silent).unwrap_err().to_string()
     };
     let recipe = recipe(&job);
-    for steps in [&[][..], &[4, 3][..], &[0, 4][..], &[4, 4][..], &[2, 3][..]] {
+    for steps in [&[][..], &[4, 3][..], &[0, 4][..], &[4, 4][..]] {
         let message = refuse(steps, &[], &recipe);
-        assert!(message.contains("probe.steps") && message.contains("ascend"), "{steps:?}: {message}");
+        assert!(message.contains("--probe-lengths") && message.contains("ascend"), "{steps:?}: {message}");
     }
+    assert!(refuse(&[1, u64::MAX], &[], &recipe).contains("at most"));
+    assert!(refuse(&[2, 3], &[], &recipe).contains("probe.steps"));
     assert!(refuse(&STEPS, &[0.0], &recipe).contains("--transplants"));
+    assert!(refuse(&STEPS, &[0.1, 0.1], &recipe).contains("occurs twice"));
     let mut net = recipe.clone();
     net.probe.importance = ImportanceKind::Net;
     assert!(refuse(&STEPS, &[], &net).contains("probe.importance"));

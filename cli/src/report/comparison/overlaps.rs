@@ -69,7 +69,7 @@ pub fn section(comparison: &Comparison) -> Option<Section> {
         format!(" Two random cores of this size would have {}.", significant(chance))
     });
     let caption = format!(
-        "|C ∩ C′| / |C ∪ C′| of a task’s core (by net displacement) with the cores of other tasks and the same seed, with \
+        "|C ∩ C′| / |C ∪ C′| of a task’s core (by the recipe’s importance) with the cores of other tasks and the same seed, with \
          its own cores by other kinds of importance, and with its own cores from other seeds: the last is the most that an \
          overlap between tasks could come to.{chance}"
     );

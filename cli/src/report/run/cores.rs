@@ -14,8 +14,8 @@ const ROW: f64 = 20.0;
 /// The section `Cores`; none before stage 1b.
 pub fn section(context: &Context<'_>) -> Option<Section> {
     let report = context.run.cores.as_ref()?;
-    let importance = format!("{:?}", context.recipe.probe.importance).to_lowercase();
-    Some(describe(report, &context.recipe.core, &importance))
+    let importance = context.recipe.probe.importance.name();
+    Some(describe(report, &context.recipe.core, importance))
 }
 
 /// The same of cores that were chosen so, by this importance.

@@ -127,14 +127,40 @@ pub(super) fn delimiter(name: &Path, beginning: &[u8]) -> Option<u8> {
 pub(super) fn delimiter_of_names(beginning: &[u8]) -> Option<u8> {
     let mut lines = beginning.split(|&byte| byte == b'\n');
     let (header, row) = (lines.next()?.trim_ascii_end(), lines.next()?);
-    let is_name = |cell: &[u8]| {
+    // Sentences have no tabs: between them a name may have several words, as `#1 String` of a well-known task.
+    let is_name = |cell: &[u8], more: &[u8]| {
         let cell = cell.strip_prefix(b"\"").and_then(|cell| cell.strip_suffix(b"\"")).unwrap_or(cell);
-        cell.first().is_some_and(u8::is_ascii_alphabetic)
-            && cell.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(byte))
+        cell.first().is_some_and(|first| first.is_ascii_alphabetic() || more.contains(first))
+            && cell
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(byte) || more.contains(byte))
     };
     let separates = |delimiter: &u8| {
-        [header, row].iter().all(|line| line.contains(delimiter))
-            && header.split(|byte| byte == delimiter).all(is_name)
+        let more: &[u8] = if *delimiter == b'\t' { b"# " } else { b"" };
+        // The first cell of a row may have line breaks within quotes.
+        header.contains(delimiter)
+            && (row.contains(delimiter) || row.starts_with(b"\""))
+            && header.split(|byte| byte == delimiter).all(|cell| is_name(cell, more))
     };
     [b'\t', b',', b';'].into_iter().find(separates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_that_are_named_as_texts_are_known_by_their_headings() {
+        for (text, expected) in [
+            ("prompt,completion\n1+1=,2\n", Some(b',')),
+            ("\"prompt\";\"answer\"\na;b\n", Some(b';')),
+            ("prompt,completion\n\"two\nlines\",b\n", Some(b',')),
+            ("Quality\t#1 ID\t#1 String\n1\t2\tA text.\n", Some(b'\t')),
+            ("Well, yes\nand, no\n", None),
+            ("Dear Ann,\nthank you,\n", None),
+            ("One line, no more", None),
+        ] {
+            assert_eq!(delimiter_of_names(text.as_bytes()), expected, "{text}");
+        }
+    }
 }
