@@ -185,7 +185,7 @@ impl List {
                 origins.error(&name, format!("must be a section, `[[{list}]]`, not {}", describe(item)))
             })?;
             check_section(list, &name, entries, origins)?;
-            for required in required.iter().filter(|key| !entries.contains_key(**key)) {
+            if let Some(required) = required.iter().find(|key| !entries.contains_key(**key)) {
                 let reason = format!("is missing: every [[{list}]] needs `{required}`");
                 return Err(origins.error(&format!("{name}.{required}"), reason));
             }
