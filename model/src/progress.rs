@@ -19,7 +19,7 @@ use crate::transformer::Recompute;
 pub use column::{Column, Measured, UnknownColumn};
 pub use score::{SampleScore, Score, perplexity_text};
 pub use step::{Communication, StepReport, TaskShare};
-pub use table::{JobReport, TaskScores};
+pub use table::{JobReport, TaskScores, measures_table};
 pub use training::{TrainingStage, UnknownStage};
 
 /// Receives the events of a job. Implemented by the command line and by programs that embed the job.

@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 use cpift_model::compare::results::Interval;
-use cpift_model::progress::{Column, CoreReport, FusionReport, JobReport, Score, TaskCore, perplexity_text};
+use cpift_model::progress::{
+    Column, CoreReport, FusionReport, JobReport, Score, TaskCore, measures_table, perplexity_text,
+};
 use cpift_model::table::Table;
 
 use super::style::Style;
@@ -126,7 +128,7 @@ fn angles(report: &FusionReport) -> Table {
 /// The closing table: loss and score of every task in every column, and their means; the perplexities; and what is measured
 /// only.
 pub fn scores(report: &JobReport, style: Style) -> String {
-    let measures = report.measures_table().map(|mut table| {
+    let measures = measures_table(&report.columns, &report.measures).map(|mut table| {
         table.rows.iter_mut().for_each(|row| row[0] = shorten(&row[0], 18));
         format!(
             "\n{}\n{}",

@@ -204,12 +204,10 @@ impl Units<'_> {
                     probes.clone()
                 } else {
                     let own = self.specialists(seed, &row.specialist_edits, row.specialist_steps)?;
-                    let is_of_importance = row.family == Some(Family::Importance);
-                    if let ([Edit::ProbeImportance(kind), ..], true) =
-                        (&row.specialist_edits[..], is_of_importance)
+                    if let (Some(Family::Importance), [Edit::ProbeImportance(kind), ..]) =
+                        (row.family, &row.specialist_edits[..])
                     {
-                        let kind = *kind;
-                        add(&mut collection.importance, kind, &own);
+                        add(&mut collection.importance, *kind, &own);
                     }
                     own
                 };

@@ -1,7 +1,9 @@
 //! From the scores of probes at several lengths to how far they agree, and what their cores are worth.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use cpift_engine::Device;
 use cpift_engine::ops::select::share_of;
 use serde::{Deserialize, Serialize};
 
@@ -101,13 +103,14 @@ pub fn collect(
         reports
             .push(of_all(runs, tasks, |run, task| read_report(&run.join(probe_length_place(task, steps))))?);
     }
+    let host = Device::cpu(Some(NonZeroUsize::MIN))?;
     let ranked = |steps_index: usize, saliency| {
         let steps = lengths.steps[steps_index];
         let mut reports = reports[steps_index].iter().flatten();
         of_all(runs, tasks, |run, task| {
             let folder = run.join(probe_length_place(task, steps));
             let report = reports.next().ok_or_else(|| missing(&folder))?;
-            Ok(Ranks::of(&length_scores(&folder, report, saliency)?))
+            Ok(Ranks::of(&length_scores(&host, &folder, report, saliency)?))
         })
     };
     let base: Vec<Vec<f64>> =

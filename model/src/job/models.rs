@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::recipe::ImportanceKind;
 use crate::stages::models::TaskModels;
 use crate::stages::pieces::{LayoutPart, parts, pieces};
+use crate::stages::saliency::fisher_net;
 
 /// The probes of a run folder (the job's own, or the one it takes over), and the models that tasks bring.
 pub struct RunModels<'a> {
@@ -108,7 +109,7 @@ impl RunModels<'_> {
                 let mut target = own.reborrow().slice(piece);
                 let mut values = target.as_view().to_vec()?;
                 for (value, square) in values.iter_mut().zip(squares) {
-                    *value = value.abs() * square.sqrt();
+                    *value = fisher_net(*value, square);
                 }
                 target.copy_from_host(&values)?;
             }

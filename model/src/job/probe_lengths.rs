@@ -4,7 +4,6 @@
 //! a model, are kept, from which overlaps and rank correlations follow. Where that is asked for, each saliency's most
 //! important parameters are transplanted into the base and the loss is measured: what the core alone is worth.
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 
 use cpift_engine::ops::select::{self, Order};
@@ -19,13 +18,11 @@ use crate::error::{Error, Result};
 use crate::evaluation::Request;
 use crate::files::AtomicFolder;
 use crate::progress::{Column, JobReport, Measured, TrainingStage};
-use crate::recipe::{ImportanceKind, Recipe};
+use crate::recipe::{ImportanceKind, MOST_STEPS, Recipe};
 use crate::stages::core;
 use crate::stages::saliency::{Moved, Saliency};
 use crate::trainer::{StatePart, Trainer};
 
-/// Most steps of a length.
-const MOST_STEPS: u64 = 1_000_000_000_000;
 /// Most parameters whose scores are kept.
 const SAMPLED: usize = 1 << 18;
 /// Which these are follows from this.
@@ -114,13 +111,18 @@ pub struct TransplantLoss {
     pub loss: f64,
 }
 
-/// The scores that were kept of a probe, by this saliency. `folder` is that of its length, and holds `report`.
+/// The scores that were kept of a probe, by this saliency, read into the memory of `device`. `folder` is that of its length,
+/// and holds `report`.
 ///
 /// # Errors
 /// They are missing or damaged.
-pub fn length_scores(folder: &Path, report: &LengthReport, saliency: Saliency) -> Result<Vec<f32>> {
-    let device = Device::cpu(Some(NonZeroUsize::MIN))?;
-    let mut scores = Buffer::zeros(&device, report.sampled as usize)?;
+pub fn length_scores(
+    device: &Device,
+    folder: &Path,
+    report: &LengthReport,
+    saliency: Saliency,
+) -> Result<Vec<f32>> {
+    let mut scores = Buffer::zeros(device, report.sampled as usize)?;
     let file = TensorFile::open(&folder.join(SCORES))?;
     file.read_floats(saliency.name(), &[report.sampled as usize], scores.view_mut())?;
     Ok(scores.to_vec()?)
@@ -294,53 +296,56 @@ impl Session<'_> {
         task: usize,
     ) -> Result<Vec<TransplantLoss>> {
         let mut losses = Vec::new();
-        if studied.lengths.transplants.is_empty() {
+        let fractions = &studied.lengths.transplants;
+        if fractions.is_empty() {
             return Ok(losses);
         }
-        let mut mixed = vec![0.0; studied.base.len()];
-        for saliency in Saliency::ALL.into_iter().map(Some).chain([None]) {
+        for saliency in Saliency::ALL {
             let scores = self.scores_of(studied, probe, saliency)?;
-            for &fraction in &studied.lengths.transplants {
-                let core = self.core_of(studied, &scores, saliency, task, fraction)?;
-                mixed.copy_from_slice(&studied.base);
-                core.indices().for_each(|index| mixed[index] = probe.weights[index]);
-                self.trainer.weights_mut()?.copy_from_host(&mixed)?;
-                losses.push(TransplantLoss { saliency, fraction, loss: self.loss_of(task)? });
+            for &fraction in fractions {
+                let core = self.core_of(studied, &scores, fraction)?;
+                let loss = self.transplant_loss(studied, probe, task, &core)?;
+                losses.push(TransplantLoss { saliency: Some(saliency), fraction, loss });
             }
+        }
+        let seed = core::control_seed(self.job.recipe.seed, task);
+        for &fraction in fractions {
+            let core = self.random_parameters(select::share_of(fraction, studied.eligible), seed)?;
+            let loss = self.transplant_loss(studied, probe, task, &core)?;
+            losses.push(TransplantLoss { saliency: None, fraction, loss });
         }
         self.trainer.weights_mut()?.copy_from_host(&probe.weights)?;
         Ok(losses)
     }
 
-    /// Scores of all parameters by a saliency; any where they do not matter.
-    fn scores_of(
-        &self,
+    /// Loss of the base with the probe's parameters in this core.
+    fn transplant_loss(
+        &mut self,
         studied: &Studied<'_>,
         probe: &Probe,
-        saliency: Option<Saliency>,
-    ) -> Result<Buffer<f32>> {
-        let of = |index| saliency.map_or(0.0, |saliency| saliency.of(probe.moved(&studied.base, index)));
+        task: usize,
+        core: &Mask,
+    ) -> Result<f64> {
+        let mut mixed = studied.base.clone();
+        core.indices().for_each(|index| mixed[index] = probe.weights[index]);
+        self.trainer.weights_mut()?.copy_from_host(&mixed)?;
+        self.loss_of(task)
+    }
+
+    /// Scores of all parameters by a saliency.
+    fn scores_of(&self, studied: &Studied<'_>, probe: &Probe, saliency: Saliency) -> Result<Buffer<f32>> {
+        let of = |index| saliency.of(probe.moved(&studied.base, index));
         let values: Vec<f32> = (0..studied.base.len()).map(of).collect();
         Ok(Buffer::from_slice(&self.job.device, &values)?)
     }
 
-    /// A share of the parameters with the largest scores; without a saliency random ones, another choice for every task.
-    fn core_of(
-        &self,
-        studied: &Studied<'_>,
-        scores: &Buffer<f32>,
-        saliency: Option<Saliency>,
-        task: usize,
-        fraction: f64,
-    ) -> Result<Mask> {
+    /// A share of the parameters with the largest scores.
+    fn core_of(&self, studied: &Studied<'_>, scores: &Buffer<f32>, fraction: f64) -> Result<Mask> {
         let job = self.job;
-        let order = match saliency {
-            Some(_) => Order::Largest,
-            None => Order::Random { seed: core::control_seed(job.recipe.seed, task) },
-        };
         let count = select::share_of(fraction, studied.eligible);
         let is_eligible = |segment: &Segment| !job.recipe.core.excludes(&segment.name);
-        Ok(select::top_k(&job.device, &job.inputs.layout, scores.view(), count, order, is_eligible)?.0)
+        let (scores, order) = (scores.view(), Order::Largest);
+        Ok(select::top_k(&job.device, &job.inputs.layout, scores, count, order, is_eligible)?.0)
     }
 
     /// Loss of the trainer's weights on a task's rows to evaluate on.

@@ -45,6 +45,59 @@ impl TaskScores {
     }
 }
 
+/// Losses, perplexities and scores of what is measured and never trained, with the change against the base; none
+/// where that is nothing.
+pub fn measures_table(columns: &[Column], measures: &[TaskScores]) -> Option<Table> {
+    let has_scores =
+        |&column: &usize| measures.iter().any(|row| row.scores.get(column).is_some_and(Option::is_some));
+    let measured: Vec<usize> = (0..columns.len()).filter(has_scores).collect();
+    if measured.is_empty() {
+        return None;
+    }
+    let is_base = |column: usize| columns[column] == Column::Base;
+    let mut headings = vec!["measured only".to_owned(), String::new()];
+    for &column in &measured {
+        headings.push(columns[column].to_string());
+        headings.extend((!is_base(column)).then(|| "change".to_owned()));
+    }
+    let mut table = Table::new(headings);
+    let points = |share: f64| format!("{:.1} %", 100.0 * share);
+    let more_points = |share: f64, base: f64| format!("{:+.1}", 100.0 * (share - base));
+    for row in measures {
+        let base = (0..columns.len()).find(|&column| is_base(column));
+        let score = |column: usize| row.scores.get(column).and_then(Option::as_ref);
+        let base = base.and_then(score);
+        let mut add = |name: &str,
+                       value: &dyn Fn(&Score) -> Option<f64>,
+                       text: &dyn Fn(f64) -> String,
+                       change: &dyn Fn(f64, f64) -> String| {
+            let values = measured.iter().map(|&column| (column, score(column).and_then(value)));
+            let values: Vec<_> = values.collect();
+            if values.iter().all(|(_, value)| value.is_none()) {
+                return;
+            }
+            let before = base.and_then(value);
+            let mut cells = vec![row.task.clone(), name.to_owned()];
+            for (column, value) in values {
+                cells.push(value.map_or("–".to_owned(), text));
+                let changed = value.zip(before).map_or("–".to_owned(), |(now, before)| change(now, before));
+                cells.extend((!is_base(column)).then_some(changed));
+            }
+            table.row(cells);
+        };
+        let kind = row.score_kind().unwrap_or_default().name();
+        add("loss", &|score| Some(score.loss), &|loss| format!("{loss:.4}"), &|now, base| {
+            format!("{:+.4}", now - base)
+        });
+        add("perplexity", &|score| Some(score.perplexity()), &perplexity_text, &|now, base| {
+            format!("{:+.1} %", 100.0 * (now / base - 1.0))
+        });
+        add(kind, &Score::share, &points, &more_points);
+        add(&format!("{kind} by loss"), &|score| score.choice_by_loss, &points, &more_points);
+    }
+    Some(table)
+}
+
 impl JobReport {
     /// How the answers of all tasks were judged; none where tasks differ in it.
     pub fn score_kind(&self) -> Option<ScoreKind> {
@@ -72,61 +125,6 @@ impl JobReport {
         let share = mean(scores().map(|score| score?.share()));
         let share = share.map(|share| format!(" / {:.1} %", 100.0 * share)).unwrap_or_default();
         loss.map_or("–".to_owned(), |loss| format!("{loss:.4}{share}"))
-    }
-
-    /// Losses, perplexities and scores of what is measured and never trained, with the change against the base; none
-    /// where that is nothing.
-    pub fn measures_table(&self) -> Option<Table> {
-        let has_scores = |&column: &usize| {
-            self.measures.iter().any(|row| row.scores.get(column).is_some_and(Option::is_some))
-        };
-        let columns: Vec<usize> = (0..self.columns.len()).filter(has_scores).collect();
-        if columns.is_empty() {
-            return None;
-        }
-        let is_base = |column: usize| self.columns[column] == Column::Base;
-        let mut headings = vec!["measured only".to_owned(), String::new()];
-        for &column in &columns {
-            headings.push(self.columns[column].to_string());
-            headings.extend((!is_base(column)).then(|| "change".to_owned()));
-        }
-        let mut table = Table::new(headings);
-        let points = |share: f64| format!("{:.1} %", 100.0 * share);
-        let more_points = |share: f64, base: f64| format!("{:+.1}", 100.0 * (share - base));
-        for row in &self.measures {
-            let base = (0..self.columns.len()).find(|&column| is_base(column));
-            let score = |column: usize| row.scores.get(column).and_then(Option::as_ref);
-            let base = base.and_then(score);
-            let mut add = |name: &str,
-                           value: &dyn Fn(&Score) -> Option<f64>,
-                           text: &dyn Fn(f64) -> String,
-                           change: &dyn Fn(f64, f64) -> String| {
-                let values = columns.iter().map(|&column| (column, score(column).and_then(value)));
-                let values: Vec<_> = values.collect();
-                if values.iter().all(|(_, value)| value.is_none()) {
-                    return;
-                }
-                let before = base.and_then(value);
-                let mut cells = vec![row.task.clone(), name.to_owned()];
-                for (column, value) in values {
-                    cells.push(value.map_or("–".to_owned(), text));
-                    let changed =
-                        value.zip(before).map_or("–".to_owned(), |(now, before)| change(now, before));
-                    cells.extend((!is_base(column)).then_some(changed));
-                }
-                table.row(cells);
-            };
-            let kind = row.score_kind().unwrap_or_default().name();
-            add("loss", &|score| Some(score.loss), &|loss| format!("{loss:.4}"), &|now, base| {
-                format!("{:+.4}", now - base)
-            });
-            add("perplexity", &|score| Some(score.perplexity()), &perplexity_text, &|now, base| {
-                format!("{:+.1} %", 100.0 * (now / base - 1.0))
-            });
-            add(kind, &Score::share, &points, &more_points);
-            add(&format!("{kind} by loss"), &|score| score.choice_by_loss, &points, &more_points);
-        }
-        Some(table)
     }
 
     /// Loss, perplexity and score of every task by column, and the means over the tasks, as Markdown; then what is
@@ -171,7 +169,7 @@ impl JobReport {
                 )
             }
         };
-        let measures = self.measures_table().map(|table| {
+        let measures = measures_table(&self.columns, &self.measures).map(|table| {
             format!(
                 "\nMeasured only, never trained, and in no mean. Change: against the base, of scores in points.\n\n{}\n",
                 table.markdown()

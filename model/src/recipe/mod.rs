@@ -47,6 +47,7 @@ pub use rows::{Columns, Learn};
 pub use shape::section_of;
 pub use task::{DataFiles, SpecialTokens, TaskSettings};
 pub use train::{RecomputeSetting, Schedule, StateMemory, TrainSettings};
+pub(crate) use values::MOST_STEPS;
 pub use values::{MOST_NEW_TOKENS, MOST_SHOTS};
 
 /// How the tasks are brought into one model.

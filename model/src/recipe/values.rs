@@ -7,7 +7,7 @@ use crate::jinja::Template;
 use crate::score::Scoring;
 
 /// Most optimizer steps of a fine-tune: sums and products with them never overflow.
-const MOST_STEPS: u64 = 1_000_000_000_000;
+pub(crate) const MOST_STEPS: u64 = 1_000_000_000_000;
 
 /// Most tokens of a generated answer.
 pub const MOST_NEW_TOKENS: usize = 1 << 20;

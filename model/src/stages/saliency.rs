@@ -87,10 +87,15 @@ impl Saliency {
             Self::Fisher => square,
             Self::NetGradient => net * gradient.abs(),
             Self::NetPath => ratio(path),
-            Self::FisherNet => net * square.sqrt(),
+            Self::FisherNet => fisher_net(movement, square),
             Self::NetPerRoot => ratio(square.sqrt()),
         }
     }
+}
+
+/// [`Saliency::FisherNet`] of a movement and the second moment.
+pub fn fisher_net(movement: f32, square: f32) -> f32 {
+    movement.abs() * square.sqrt()
 }
 
 #[cfg(test)]

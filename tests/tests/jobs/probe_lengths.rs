@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use cpift_engine::Device;
 use cpift_model::files::read_json;
 use cpift_model::job::{LengthReport, ProbeLengths, Study, length_scores};
 use cpift_model::progress::Silent;
@@ -32,7 +33,7 @@ fn report(job: &SmallJob, run: &str, task: &str, steps: u64) -> LengthReport {
 
 fn scores(job: &SmallJob, run: &str, task: &str, steps: u64, measure: Saliency) -> Vec<f32> {
     let folder = job.path(&format!("{run}/probe-lengths/{task}/{steps}"));
-    length_scores(&folder, &report(job, run, task, steps), measure).unwrap()
+    length_scores(&Device::cpu(None).unwrap(), &folder, &report(job, run, task, steps), measure).unwrap()
 }
 
 fn sorted(values: &[f32]) -> Vec<f32> {

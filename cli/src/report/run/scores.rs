@@ -1,7 +1,7 @@
 //! The closing table, and the same as charts.
 
 use cpift_model::compare::results::Interval;
-use cpift_model::progress::{Column, JobReport, Score, TaskScores, perplexity_text};
+use cpift_model::progress::{Column, Score, TaskScores, measures_table, perplexity_text};
 use cpift_model::score::ScoreKind;
 
 use super::{Context, column_title};
@@ -92,17 +92,8 @@ fn measures(context: &Context<'_>) -> Option<Table> {
         task: name.clone(),
         scores: context.columns.iter().map(|column| context.score(column, name).copied()).collect(),
     };
-    let report = JobReport {
-        method: context.recipe.method,
-        columns: context.columns.clone(),
-        tasks: Vec::new(),
-        measures: context.measures.iter().map(row).collect(),
-        frozen_verified: 0,
-        seconds: 0.0,
-        steps: 0,
-        model: None,
-    };
-    let mut table = report.measures_table()?;
+    let rows: Vec<TaskScores> = context.measures.iter().map(row).collect();
+    let mut table = measures_table(&context.columns, &rows)?;
     let cells = table.rows.iter_mut().flat_map(|row| row.iter_mut().skip(2));
     cells.for_each(|cell| *cell = cell.replace('-', "−"));
     table.caption = "What training costs in what no task asks for: measured, never trained, and in no mean. Change: against \
