@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use cpift_model::compare::results::{Budget, Comparison, Interval, MethodResult, SaliencyAtLength};
+use cpift_model::compare::results::{Budget, Comparison, Interval, MethodResult, SaliencyAtLength, SeedRun};
 use cpift_model::stages::saliency::Saliency;
 use serde_json::json;
 
@@ -80,8 +80,21 @@ fn a_comparison_has_every_cell_and_shares_what_is_the_same() {
     let joint = find("joint", Budget::Given);
     let pairs = normalised(joint).into_iter().zip(normalised(cpift));
     let by_hand = Interval::of_all(pairs.map(|(joint, cpift)| Some(joint? - cpift?)));
-    assert_eq!(found.difference(joint), by_hand);
-    assert!(found.difference(cpift).is_none());
+    assert_eq!(found.difference(joint, Budget::Given), by_hand);
+    assert!(found.difference(cpift, Budget::Given).is_none());
+    let loss =
+        |run: &SeedRun| run.scores.iter().map(|score| score.loss).sum::<f64>() / run.scores.len() as f64;
+    let pairs = joint.runs.iter().zip(&cpift.runs);
+    let by_hand = Interval::of_all(pairs.map(|(joint, cpift)| Some(loss(joint) - loss(cpift))));
+    assert_eq!(found.loss_difference(joint, Budget::Given), by_hand);
+    let base = |index: usize, task: usize| found.references[index].base[task].loss;
+    for row in [joint, cpift] {
+        let changes = row.runs.iter().enumerate().map(|(index, run)| {
+            let changes = run.scores.iter().enumerate().map(|(task, score)| score.loss - base(index, task));
+            changes.max_by(f64::total_cmp)
+        });
+        assert_eq!(found.worst_loss_change(row).map(|worst| worst.change), Interval::of_all(changes));
+    }
 
     let forgetting = found.forgetting.unwrap();
     assert_eq!(forgetting.methods.len(), 5);
@@ -210,6 +223,10 @@ fn what_cannot_be_compared_is_refused() {
     assert!(message.contains("--probe-lengths") && message.contains("ascend"), "{message}");
     let message = refuse(&files, &["--ablations", "phases"]);
     assert!(message.contains("no `phases`") && message.contains("freezing"), "{message}");
+    let message = refuse(&files, &["--rows", "joint,split 99"]);
+    assert!(message.contains("no row `split 99`") && message.contains("joint, sequential"), "{message}");
+    let message = refuse(&files, &["--methods", "joint,ties", "--against", "half"]);
+    assert!(message.contains("--against") && message.contains("joint, ties"), "{message}");
     fs::create_dir(files.path("refused")).unwrap();
     fs::write(files.path("refused/notes.txt"), "mine").unwrap();
     let message = refuse(&files, &[]);
@@ -244,6 +261,17 @@ fn a_folder_is_continued_with_the_same_recipe_only() {
     // More rows and seeds are no other comparison.
     let found = compared(&files, "out", &["--methods", "joint,half", "--seeds", "2", "--resume"]);
     assert_eq!(found.methods.len(), 4);
+    // Single rows, methods and ablations alike, and another that all are compared with.
+    let rows = ["--rows", "joint,no stage 4", "--against", "joint", "--seeds", "2", "--resume"];
+    let found = compared(&files, "out", &rows);
+    let names: Vec<&str> = found.methods.iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(names, ["joint", "joint", "no stage 4"]);
+    let fused = &found.methods[2];
+    let pairs = fused.runs.iter().zip(&found.methods[1].runs);
+    let by_hand = Interval::of_all(pairs.map(|(a, b)| Some(a.mean_normalised? - b.mean_normalised?)));
+    assert_eq!(found.difference(fused, Budget::Given), by_hand);
+    let table = fs::read_to_string(files.path("out/table.md")).unwrap();
+    assert!(table.contains("| to joint |") && !table.contains("to cpift"), "{table}");
 }
 
 /// What runs measure while they train is kept where it decides something, and changes nothing elsewhere.

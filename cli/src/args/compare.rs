@@ -37,6 +37,7 @@ Examples:
   cpift-engine compare recipe.toml --quick
   cpift-engine compare recipe.toml --methods cpift,joint --ablations fraction,freezing --seeds 5
   cpift-engine compare recipe.toml --ablations all --forgetting --out study --resume
+  cpift-engine compare recipe.toml --rows 'joint,cpift,split-delta 2,no stage 4' --against joint
   cpift-engine compare recipe.toml --methods none --probe-lengths 5,20,80 --out lengths
 
 Files written into the folder:
@@ -68,6 +69,12 @@ pub struct Compare {
     /// Families of ablations to run, separated by commas, or `all`.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub ablations: Vec<String>,
+    /// Rows by the names they have in the table, separated by commas, in the place of --methods and --ablations.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', conflicts_with_all = ["methods", "ablations"])]
+    pub rows: Vec<String>,
+    /// The row that all others are compared with.
+    #[arg(long, value_name = "NAME", default_value = "cpift")]
+    pub against: String,
     /// Train every pair of tasks one after the other, in five ways, and measure what is forgotten.
     #[arg(long)]
     pub forgetting: bool,

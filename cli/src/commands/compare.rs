@@ -37,13 +37,18 @@ pub fn run(arguments: &Compare, threads: Option<NonZeroUsize>) -> Result<()> {
     let pinned = if arguments.resume { compared_hub_sources(&out)? } else { Vec::new() };
     super::resolve(&mut source, RecipeParts::All, &pinned)?;
     let stop = interrupt.begin();
-    let selection = Selection { methods: arguments.methods.clone(), ablations: arguments.ablations.clone() };
+    let selection = Selection {
+        methods: arguments.methods.clone(),
+        ablations: arguments.ablations.clone(),
+        rows: arguments.rows.clone(),
+    };
     let lengths = probe_lengths(arguments);
     let cache = super::token_cache();
     let options = CompareOptions {
         source: &source,
         selection: &selection,
         seeds: arguments.seeds.unwrap_or(if arguments.quick { 1 } else { 3 }),
+        against: &arguments.against,
         forgetting: arguments.forgetting,
         probe_lengths: lengths.as_ref(),
         device: &recipe.device.device,

@@ -6,6 +6,7 @@ use cpift_model::compare::results::{
 use cpift_model::progress::{Score, perplexity_text};
 use cpift_model::table::Table;
 
+use super::losses::losses_table;
 use super::style::Style;
 use super::table::{aligned, shorten};
 use super::units::{bytes, duration, grouped};
@@ -35,10 +36,11 @@ fn legend(comparison: &Comparison) -> String {
     };
     format!(
         "Cells of tasks: rows answered {} in % / loss in nats per supervised token. Normalised: base 0, own \
-         specialist 1; to cpift: the difference in it with the same seed. {intervals}. Time and memory are of what \
+         specialist 1; to {}: the difference in it with the same seed. {intervals}. Time and memory are of what \
          follows the specialists, a run's own process. \
          {}, {} parameters.",
         answered(comparison),
+        comparison.against,
         comparison.origin.device,
         grouped(comparison.origin.parameters)
     )
@@ -69,7 +71,8 @@ fn tables(comparison: &Comparison) -> Vec<Table> {
             })
             .collect();
         if !rows.is_empty() {
-            tables.push(methods_table(comparison, title, budget, &rows));
+            tables.push(methods_table(comparison, &title, budget, &rows));
+            tables.push(losses_table(comparison, &title, budget, &rows));
         }
     }
     tables.push(perplexities(comparison, &comparison.methods.iter().collect::<Vec<_>>()));
@@ -107,11 +110,12 @@ fn references(comparison: &Comparison) -> Table {
     table
 }
 
-fn methods_table(comparison: &Comparison, title: String, budget: Budget, methods: &[&MethodResult]) -> Table {
+fn methods_table(comparison: &Comparison, title: &str, budget: Budget, methods: &[&MethodResult]) -> Table {
     let mut headings = task_headings(comparison, "method");
     headings.insert(1, "steps".to_owned());
+    let against = format!("to {}", comparison.against);
     headings.extend(
-        [comparison.score_title(), "normalised", "to cpift", "worst", "worst task", "time", "memory"]
+        [comparison.score_title(), "normalised", &against, "worst", "worst task", "time", "memory"]
             .map(str::to_owned),
     );
     let row = |method: &&MethodResult| {
@@ -125,7 +129,7 @@ fn methods_table(comparison: &Comparison, title: String, budget: Budget, methods
         cells.push(summary.mean_share().map_or("-".to_owned(), percent));
         cells
             .push(summary.mean_normalised.map_or("-".to_owned(), |interval| with_interval(interval, 1.0, 3)));
-        cells.push(comparison.difference(method).map_or("-".to_owned(), difference));
+        cells.push(comparison.difference(method, budget).map_or("-".to_owned(), difference));
         cells.push(
             summary.worst_normalised.map_or("-".to_owned(), |interval| with_interval(interval, 1.0, 3)),
         );
@@ -273,7 +277,7 @@ fn difference(interval: Interval) -> String {
 }
 
 /// A difference with its sign, as [`with_interval`] has it.
-fn signed(interval: Interval, factor: f64, digits: usize) -> String {
+pub fn signed(interval: Interval, factor: f64, digits: usize) -> String {
     let text = with_interval(interval, factor, digits);
     if interval.mean > 0.0 { format!("+{text}") } else { text }
 }

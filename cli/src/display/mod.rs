@@ -7,6 +7,7 @@ pub mod exporting;
 pub mod fetching;
 pub mod inspection;
 pub mod kernels;
+pub mod losses;
 pub mod merging;
 pub mod overlap;
 mod pace;

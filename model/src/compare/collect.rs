@@ -35,6 +35,8 @@ pub struct Collection {
     pub seeds: Vec<u64>,
     /// Steps of the budgets.
     pub steps: BudgetSteps,
+    /// Name of the row that others are compared with.
+    pub against: String,
     /// The specialists.
     pub specialists: Vec<String>,
     /// Every row with its units.
@@ -49,11 +51,23 @@ pub struct Collection {
 
 impl Collection {
     /// A collection without units.
-    pub fn new(origin: Origin, recipe: Recipe, seeds: Vec<u64>, steps: BudgetSteps) -> Self {
+    pub fn new(origin: Origin, recipe: Recipe, seeds: Vec<u64>, steps: BudgetSteps, against: String) -> Self {
         let (specialists, rows, importance, pairs, probe_lengths) = Default::default();
         let tasks = recipe.task.into_iter().map(|task| task.name).collect();
         let measures = recipe.measure.into_iter().map(|measure| measure.name).collect();
-        Self { origin, tasks, measures, seeds, steps, specialists, rows, importance, pairs, probe_lengths }
+        Self {
+            origin,
+            tasks,
+            measures,
+            seeds,
+            steps,
+            against,
+            specialists,
+            rows,
+            importance,
+            pairs,
+            probe_lengths,
+        }
     }
 }
 
@@ -85,7 +99,7 @@ pub fn collect(folder: &ComparisonFolder, collection: Collection) -> Result<Comp
             probe_lengths::collect(&runs, lengths, &collection.tasks, &references)
         })
         .transpose()?;
-    let Collection { origin, tasks, measures, seeds, steps, .. } = collection;
+    let Collection { origin, tasks, measures, seeds, steps, against, .. } = collection;
     let version = if measures.is_empty() { *RESULTS_VERSIONS.start() } else { *RESULTS_VERSIONS.end() };
     Ok(Comparison {
         version,
@@ -94,6 +108,7 @@ pub fn collect(folder: &ComparisonFolder, collection: Collection) -> Result<Comp
         measures,
         seeds,
         steps,
+        against,
         references,
         methods,
         cores,

@@ -5,6 +5,7 @@
 //! [`results::Comparison`].
 
 mod collect;
+mod differences;
 mod family;
 mod folder;
 mod interval;

@@ -8,7 +8,7 @@ use cpift_engine::Device;
 use super::collect::Collection;
 use super::family::Family;
 use super::folder::{ComparisonSpec, Unit};
-use super::results::{BudgetSteps, InputHash, Origin};
+use super::results::{BudgetSteps, Comparison, InputHash, Origin};
 use super::rows::{Row, Selection, rows};
 use crate::data::Preparation;
 use crate::error::{Error, Result};
@@ -29,6 +29,8 @@ pub struct CompareOptions<'a> {
     pub selection: &'a Selection,
     /// Number of seeds, from the recipe's on.
     pub seeds: u64,
+    /// Name of the row that others are compared with.
+    pub against: &'a str,
     /// Also train every pair of tasks one after the other.
     pub forgetting: bool,
     /// Also measure probes at several lengths.
@@ -89,6 +91,7 @@ impl Prepared {
         let recipe = source.recipe(&[Edit::Method(Method::Cpift), Edit::TrainMemory(memory)])?;
         let steps = budget_steps(&planned);
         let rows = rows(&recipe, steps, options.selection)?;
+        check_reference(options.against, &rows)?;
         let root = format!("{}/", source.folder().display());
         let inputs = input_files(device, &recipe, &preparation)?.into_iter();
         let spec = ComparisonSpec {
@@ -108,7 +111,8 @@ impl Prepared {
         let origin = origin(&planned, &spec);
         let studies = Studies { forgetting: options.forgetting, probe_lengths: options.probe_lengths };
         let is_measured = recipe.evaluate.every > 0;
-        let collection = units.collection(Collection::new(origin, recipe, seeds, steps), rows, studies)?;
+        let empty = Collection::new(origin, recipe, seeds, steps, options.against.to_owned());
+        let collection = units.collection(empty, rows, studies)?;
         let measuring = is_measured.then(|| measuring(&units.units, &planned));
         Ok(Self { spec, units: units.units, collection, measuring })
     }
@@ -159,6 +163,17 @@ fn check_tasks(recipe: &Recipe) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// The row that others are compared with is one of them, unless nobody chose it.
+fn check_reference(against: &str, rows: &[Row]) -> Result<()> {
+    if against == Comparison::DEFAULT || rows.iter().any(|row| row.name == against) {
+        return Ok(());
+    }
+    let mut names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+    names.dedup();
+    let reason = format!("`{against}` is no row of this comparison, which has {}", names.join(", "));
+    Err(Error::setting("--against", reason))
 }
 
 /// Steps of the specialists, and of what follows them.

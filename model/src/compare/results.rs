@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use super::differences::WorstLossChange;
 pub use super::probe_lengths::{Agreement, LengthResults, SaliencyAtLength};
 use crate::progress::{CoreReport, GroupReport, Score};
 use crate::score::ScoreKind;
@@ -29,6 +30,9 @@ pub struct Comparison {
     pub seeds: Vec<u64>,
     /// Optimizer steps of the two budgets.
     pub steps: BudgetSteps,
+    /// Name of the row that all others are compared with.
+    #[serde(default = "default_against", skip_serializing_if = "is_default")]
+    pub against: String,
     /// What scores are normalised by, one for each seed.
     pub references: Vec<Reference>,
     /// One for each method and each ablation, in the order of the table.
@@ -70,23 +74,16 @@ impl Comparison {
         self.tasks.iter().zip(kinds).map(title).collect()
     }
 
-    /// The method that all others, and the ablations, are compared with.
+    /// The row that all others are compared with unless another is asked for.
     pub const DEFAULT: &str = "cpift";
+}
 
-    /// Normalised score of a row less that of [`Comparison::DEFAULT`] with the same seed: mean over the seeds
-    /// and its interval, which is narrower than those of the two where a seed helps or harms both alike. None
-    /// where a score is missing, or for the default itself.
-    pub fn difference(&self, method: &MethodResult) -> Option<Interval> {
-        let is_default = |row: &&MethodResult| row.kind == RowKind::Method && row.name == Self::DEFAULT;
-        let default = self.methods.iter().find(is_default)?;
-        if is_default(&method) {
-            return None;
-        }
-        Interval::of_all(method.runs.iter().map(|run| {
-            let same = default.runs.iter().find(|other| other.seed == run.seed)?;
-            Some(run.mean_normalised? - same.mean_normalised?)
-        }))
-    }
+fn default_against() -> String {
+    Comparison::DEFAULT.to_owned()
+}
+
+fn is_default(against: &str) -> bool {
+    against == Comparison::DEFAULT
 }
 
 /// How the figures were obtained.

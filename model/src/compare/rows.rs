@@ -58,6 +58,8 @@ pub struct Selection {
     pub methods: Vec<String>,
     /// Families of ablations; `all` for every one.
     pub ablations: Vec<String>,
+    /// Names of rows, methods and ablations alike; where there are any, they alone are run.
+    pub rows: Vec<String>,
 }
 
 /// Fine-tuning methods that begin with the base.
@@ -268,6 +270,9 @@ pub fn rows(recipe: &Recipe, steps: BudgetSteps, selection: &Selection) -> Resul
         let reason = format!("`{NO_METHOD}` stands alone, not beside `{other}`");
         return Err(Error::setting("--methods", reason));
     }
+    if !selection.rows.is_empty() {
+        return rows_by_name(recipe, steps, &selection.rows);
+    }
     let mut rows = methods(steps);
     rows.retain(|row| selection.methods.is_empty() || selection.methods.contains(&row.name));
     let all = selection.ablations.iter().any(|family| family == "all");
@@ -282,6 +287,21 @@ pub fn rows(recipe: &Recipe, steps: BudgetSteps, selection: &Selection) -> Resul
     }
     let is_wanted = |row: &Row| selection.ablations.iter().any(|family| row.is_of(family));
     rows.extend(ablations.into_iter().filter(|row| all || is_wanted(row)));
+    Ok(rows)
+}
+
+/// The rows of these names, in the table's order.
+fn rows_by_name(recipe: &Recipe, steps: BudgetSteps, names: &[String]) -> Result<Vec<Row>> {
+    let brings_model = recipe.task.iter().any(|task| task.model.is_some());
+    let mut rows = [methods(steps), ablations(recipe, steps)].concat();
+    rows.retain(|row| !brings_model || row.specialist_edits.is_empty());
+    if let Some(name) = names.iter().find(|name| rows.iter().all(|row| row.name != **name)) {
+        let mut known: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+        known.dedup();
+        let reason = format!("there is no row `{name}` for this recipe: use {}", known.join(", "));
+        return Err(Error::setting("--rows", reason));
+    }
+    rows.retain(|row| names.contains(&row.name));
     Ok(rows)
 }
 

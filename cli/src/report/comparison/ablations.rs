@@ -16,7 +16,8 @@ pub fn section(comparison: &Comparison) -> Option<Section> {
     }
     let mut table = Table::captioned(
         format!(
-            "CPI-FT with one choice changed. Difference: to CPI-FT with the same seed, mean over the seeds. {}",
+            "CPI-FT with one choice changed. Difference: to {} with the same seed, mean over the seeds. {}",
+            comparison.against,
             interval_caption(comparison)
         ),
         ["ablation", "choice", "steps", "normalised", "difference", "worst task"],
@@ -27,19 +28,19 @@ pub fn section(comparison: &Comparison) -> Option<Section> {
             method.family.clone(),
             grouped(method.steps),
             interval_text(method.summary.mean_normalised.as_ref(), 1.0, 3),
-            interval_text(comparison.difference(method).as_ref(), 1.0, 3),
+            interval_text(comparison.difference(method, method.main_budget()).as_ref(), 1.0, 3),
             interval_text(method.summary.worst_normalised.as_ref(), 1.0, 3),
         ]);
     }
     let mut families: Vec<&str> = ablations.iter().map(|method| method.family.as_str()).collect();
     families.sort_by_key(|family| ablations.iter().position(|method| method.family == **family));
     families.dedup();
-    let reach = ablations.iter().filter_map(|method| comparison.difference(method));
+    let reach = ablations.iter().filter_map(|method| comparison.difference(method, method.main_budget()));
     let reach = reach.map(|interval| interval.mean.abs()).fold(0.01, f64::max);
     let figure = |family: &str| {
         let members = ablations.iter().filter(|method| method.family == family);
         let bar = |method: &&MethodResult| {
-            let difference = comparison.difference(method);
+            let difference = comparison.difference(method, method.main_budget());
             Bar {
                 name: method.name.clone(),
                 value: difference.map(|interval| interval.mean),
@@ -58,7 +59,8 @@ pub fn section(comparison: &Comparison) -> Option<Section> {
     };
     let figures = families.into_iter().map(figure).collect();
     let caption = format!(
-        "Difference in normalised score to CPI-FT as it is, by the choice that was changed; to the left is worse. {}",
+        "Difference in normalised score to {}, by the choice that was changed; to the left is worse. {}",
+        comparison.against,
         interval_caption(comparison)
     );
     let blocks = vec![Block::Figures { caption, figures }, Block::Table(table)];
@@ -73,7 +75,7 @@ fn ablations(comparison: &Comparison) -> Vec<&MethodResult> {
 pub fn data(comparison: &Comparison) -> Data {
     let mut data = Data::new("ablations", &["ablation", "family", "difference", "half_width", "seeds"]);
     for method in ablations(comparison) {
-        let difference = comparison.difference(method);
+        let difference = comparison.difference(method, method.main_budget());
         data.row([
             method.name.clone(),
             method.family.clone(),

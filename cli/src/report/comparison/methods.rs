@@ -5,9 +5,11 @@ use cpift_model::progress::Score;
 
 use super::{budget_title, interval_caption, interval_text};
 use crate::display::comparison::perplexities;
+use crate::display::losses::losses_table;
 use crate::display::units::{bytes, duration, grouped};
 use crate::report::chart::NARROW;
 use crate::report::chart::bars::{Bar, BarChart};
+use crate::report::chart::heat::{Cell, HeatMap};
 use crate::report::document::{Block, Data, Figure, Section, Table, number};
 
 /// The section `Results`.
@@ -17,7 +19,9 @@ pub fn section(comparison: &Comparison) -> Section {
         let methods = under(comparison, budget);
         if !methods.is_empty() {
             blocks.push(Block::Table(table(comparison, budget, &methods)));
+            blocks.push(Block::Table(losses(comparison, budget, &methods)));
             blocks.push(charts(comparison, budget, &methods));
+            blocks.push(by_task(comparison, budget, &methods));
         }
     }
     if blocks.is_empty() {
@@ -42,14 +46,15 @@ fn table(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> 
     };
     let answered =
         if comparison.score_title() == "exact" { "exactly" } else { "right by the task’s score" };
+    let against = format!("to {}", comparison.against);
     let mut headings = vec![budget_title(budget).to_owned()];
     headings.extend(comparison.task_titles());
-    headings.extend(["normalised", "to cpift", "worst task", "steps", "time", "memory"].map(str::to_owned));
+    headings.extend(["normalised", &against, "worst task", "steps", "time", "memory"].map(str::to_owned));
     let mut table = Table::captioned(
         format!(
             "{budget_text} Tasks: rows of the evaluation file answered {answered}, in % (loss in nats where a task has no \
              prompts). Normalised: each task between the base model = 0 and its own specialist = 1, mean over the tasks; \
-             to cpift: the difference with the same seed, mean over the seeds; worst task: the least of \
+             {against}: the difference with the same seed, mean over the seeds; worst task: the least of \
              them. Steps and time after the specialists, memory at the peak. {}",
             interval_caption(comparison)
         ),
@@ -76,7 +81,7 @@ fn table(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> 
         }));
         let summary = &method.summary;
         row.push(interval_text(summary.mean_normalised.as_ref(), 1.0, 3));
-        row.push(interval_text(comparison.difference(method).as_ref(), 1.0, 3));
+        row.push(interval_text(comparison.difference(method, budget).as_ref(), 1.0, 3));
         let worst = summary.worst_task.and_then(|task| comparison.tasks.get(task));
         let worst_value = interval_text(summary.worst_normalised.as_ref(), 1.0, 3);
         row.push(worst.map_or_else(|| "–".to_owned(), |task| format!("{task} {worst_value}")));
@@ -87,6 +92,76 @@ fn table(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> 
     }
     table
 }
+
+/// The losses, which say something where hardly any row is answered right.
+fn losses(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> Table {
+    let mut table = losses_table(comparison, budget_title(budget), budget, methods);
+    table.rows.iter_mut().flatten().for_each(|cell| {
+        if cell.starts_with('-') {
+            cell.replace_range(..1, if cell.len() == 1 { "–" } else { "−" });
+        }
+    });
+    table.caption = format!(
+        "Loss in nats per supervised token, mean over the tasks; to the base and to {}: the difference with the same seed; worst \
+         task: the one whose loss changed for the worst against the base. {}",
+        comparison.against,
+        interval_caption(comparison)
+    );
+    table
+}
+
+/// Every method on every task.
+fn by_task(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> Block {
+    let tasks = comparison.tasks.len();
+    // What is tinted, and its text: higher is better.
+    let value = |method: &MethodResult, task: usize| {
+        let summary = &method.summary.tasks[task];
+        match summary.share() {
+            Some(share) => (share.mean, format!("{:.0}", 100.0 * share.mean)),
+            None => (-summary.loss.mean, format!("{:.2}", summary.loss.mean)),
+        }
+    };
+    let range = |task: usize| {
+        let values = methods.iter().map(|method| value(method, task).0);
+        values
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
+    };
+    let ranges: Vec<(f64, f64)> = (0..tasks).map(range).collect();
+    let cell = |method: &MethodResult, task: usize| {
+        let (value, text) = value(method, task);
+        let (low, high) = ranges[task];
+        Cell {
+            tint: Some(if high > low { (value - low) / (high - low) } else { 0.5 }),
+            colour: 3,
+            tip: format!("{} on {}: {text}", method.name, comparison.tasks[task]),
+            lines: vec![text],
+        }
+    };
+    let title = format!("Every method on every task, {}", budget_title(budget));
+    let map = HeatMap {
+        title: title.clone(),
+        rows: methods.iter().map(|method| method.name.clone()).collect(),
+        columns: comparison.tasks.clone(),
+        cells: methods.iter().map(|row| (0..tasks).map(|task| cell(row, task)).collect()).collect(),
+        blocks: Vec::new(),
+        row_height: Some(22.0),
+    };
+    let name = format!("tasks-{}", if budget == Budget::Total { "total" } else { "given" });
+    let figure = if tasks > MOST_TASKS_NARROW {
+        Figure::wide(name, title, |width| map.draw(width))
+    } else {
+        Figure::narrow(name, title, map.draw(NARROW))
+    };
+    Block::Figures {
+        caption: "Rows answered right in %, or the loss of a task without answers; mean over the seeds. Green: from the worst \
+                  method of a task to its best."
+            .to_owned(),
+        figures: vec![figure],
+    }
+}
+
+/// Up to so many tasks the map of methods by tasks stands beside others.
+const MOST_TASKS_NARROW: usize = 7;
 
 /// Share answered right over the seeds in %, or the loss where there is none.
 fn score_text(scores: &[&Score]) -> String {
@@ -108,7 +183,7 @@ fn charts(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) ->
                 value: interval.map(|interval| interval.mean),
                 error: interval.and_then(|interval| interval.half_width),
                 text: interval_text(interval.as_ref(), 1.0, 3),
-                colour: if method.name == Comparison::DEFAULT { 2 } else { 1 },
+                colour: if method.name == comparison.against { 2 } else { 1 },
             }
         };
         BarChart {
@@ -126,8 +201,9 @@ fn charts(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) ->
     };
     Block::Figures {
         caption: format!(
-            "Normalised score of every method: its mean over the tasks, and its worst task’s. Orange: CPI-FT as the paper \
-             has it. {}",
+            "Normalised score of every method: its mean over the tasks, and its worst task’s. Orange: {}, which \
+             the others are compared with. {}",
+            comparison.against,
             interval_caption(comparison)
         ),
         figures: vec![figure("normalised", mean), figure("worst", worst)],

@@ -1,0 +1,87 @@
+//! Differences between the rows of a comparison, seed by seed: their intervals are narrower than those of the two rows where a
+//! seed helps or harms both alike.
+
+use super::results::{Budget, Comparison, Interval, MethodResult, SeedRun};
+use crate::progress::Score;
+
+/// How far a method raised the loss of the task it harmed most, against the base.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WorstLossChange {
+    /// Nats per supervised token, over the seeds; below 0 where no task was harmed.
+    pub change: Interval,
+    /// The task that is the worst most often (of several the first), as an index.
+    pub task: usize,
+}
+
+impl Comparison {
+    /// The row that others are compared with under a budget; none where it was not run.
+    pub fn reference_row(&self, budget: Budget) -> Option<&MethodResult> {
+        self.methods.iter().find(|row| row.name == self.against && row.budgets.contains(&budget))
+    }
+
+    /// Normalised score of a row less that of the row [`Comparison::against`]. None where a score is missing, or for that
+    /// row itself.
+    pub fn difference(&self, row: &MethodResult, budget: Budget) -> Option<Interval> {
+        self.to_reference(row, budget, |run| run.mean_normalised)
+    }
+
+    /// Loss of a row, mean over the tasks, less that of the row [`Comparison::against`], in nats per supervised token; none
+    /// for that row itself.
+    pub fn loss_difference(&self, row: &MethodResult, budget: Budget) -> Option<Interval> {
+        self.to_reference(row, budget, |run| mean_loss(&run.scores))
+    }
+
+    /// Loss of a row, mean over the tasks, less that of the base model, in nats per supervised token.
+    pub fn loss_change(&self, row: &MethodResult) -> Option<Interval> {
+        Interval::of_all(row.runs.iter().zip(&self.references).map(|(run, reference)| {
+            let (now, base) = (mean_loss(&run.scores)?, mean_loss(&reference.base)?);
+            Some(now - base)
+        }))
+    }
+
+    /// The same of the task whose loss changed for the worst.
+    pub fn worst_loss_change(&self, row: &MethodResult) -> Option<WorstLossChange> {
+        let worst = |(run, reference): (&SeedRun, &super::results::Reference)| {
+            let changes = run.scores.iter().zip(&reference.base).map(|(now, base)| now.loss - base.loss);
+            changes.enumerate().max_by(|a, b| a.1.total_cmp(&b.1))
+        };
+        let worst: Vec<_> = row.runs.iter().zip(&self.references).map(worst).collect::<Option<_>>()?;
+        let change = Interval::of_all(worst.iter().map(|&(_, change)| Some(change)))?;
+        let times = |task: usize| worst.iter().filter(|(worst, _)| *worst == task).count();
+        // Of equal counts the last is taken, so the tasks go backwards.
+        let task = (0..self.tasks.len()).rev().max_by_key(|&task| times(task))?;
+        Some(WorstLossChange { change, task })
+    }
+
+    fn to_reference(
+        &self,
+        row: &MethodResult,
+        budget: Budget,
+        value: impl Fn(&SeedRun) -> Option<f64>,
+    ) -> Option<Interval> {
+        let reference = self.reference_row(budget)?;
+        if std::ptr::eq(reference, row) || (reference.name == row.name && reference.budgets == row.budgets) {
+            return None;
+        }
+        Interval::of_all(row.runs.iter().map(|run| {
+            let same = reference.runs.iter().find(|other| other.seed == run.seed)?;
+            Some(value(run)? - value(same)?)
+        }))
+    }
+}
+
+impl MethodResult {
+    /// Loss, mean over the tasks, in nats per supervised token.
+    pub fn mean_loss(&self) -> Option<Interval> {
+        Interval::of_all(self.runs.iter().map(|run| mean_loss(&run.scores)))
+    }
+
+    /// The budget that a row is shown under when it is shown once.
+    pub fn main_budget(&self) -> Budget {
+        if self.budgets.contains(&Budget::Given) { Budget::Given } else { Budget::Total }
+    }
+}
+
+fn mean_loss(scores: &[Score]) -> Option<f64> {
+    Interval::of_all(scores.iter().map(|score| Some(score.loss))).map(|interval| interval.mean)
+}
