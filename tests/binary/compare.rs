@@ -226,7 +226,9 @@ fn what_cannot_be_compared_is_refused() {
     let message = refuse(&files, &["--rows", "joint,split 99"]);
     assert!(message.contains("no row `split 99`") && message.contains("joint, sequential"), "{message}");
     let message = refuse(&files, &["--methods", "joint,ties", "--against", "half"]);
-    assert!(message.contains("--against") && message.contains("joint, ties"), "{message}");
+    assert!(message.contains("--against") && message.contains("no row `half`"), "{message}");
+    let message = refuse(&files, &["--rows", "joint", "--against", "cpift"]);
+    assert!(message.contains("no row `cpift`"), "{message}");
     fs::create_dir(files.path("refused")).unwrap();
     fs::write(files.path("refused/notes.txt"), "mine").unwrap();
     let message = refuse(&files, &[]);
@@ -269,7 +271,17 @@ fn a_folder_is_continued_with_the_same_recipe_only() {
     let fused = &found.methods[2];
     let pairs = fused.runs.iter().zip(&found.methods[1].runs);
     let by_hand = Interval::of_all(pairs.map(|(a, b)| Some(a.mean_normalised? - b.mean_normalised?)));
+    assert!(by_hand.is_some());
     assert_eq!(found.difference(fused, Budget::Given), by_hand);
+    // The row counts under both budgets, and each has a joint training of its own.
+    let loss =
+        |run: &SeedRun| run.scores.iter().map(|score| score.loss).sum::<f64>() / run.scores.len() as f64;
+    let pairs = fused.runs.iter().zip(&found.methods[0].runs);
+    let by_hand = Interval::of_all(pairs.map(|(a, b)| Some(loss(a) - loss(b))));
+    assert_eq!(found.loss_difference(fused, Budget::Total), by_hand);
+    assert!(found.rows_under(Budget::Total).contains(&fused));
+    assert_eq!(found.main_budget(fused), Budget::Given);
+    assert_eq!(Comparison::read(files.path("out").as_ref()).unwrap(), found);
     let table = fs::read_to_string(files.path("out/table.md")).unwrap();
     assert!(table.contains("| to joint |") && !table.contains("to cpift"), "{table}");
 }

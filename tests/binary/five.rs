@@ -82,9 +82,11 @@ fn fetch(place: &Workplace, arguments: &[&str]) -> Output {
 
 #[test]
 fn the_recipe_reads_what_the_script_gets() {
-    let recipe = fs::read_to_string(example().join("recipe.toml")).unwrap();
-    let read = recipe.split("\"data/").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
-    assert_eq!(read.collect::<BTreeSet<_>>(), listed().into_iter().collect());
+    for recipe in ["recipe.toml", "short.recipe.toml"] {
+        let recipe = fs::read_to_string(example().join(recipe)).unwrap();
+        let read = recipe.split("\"data/").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+        assert_eq!(read.collect::<BTreeSet<_>>(), listed().into_iter().collect());
+    }
 
     let place = copy();
     let output = fetch(&place, &["downloads"]);
@@ -92,6 +94,11 @@ fn the_recipe_reads_what_the_script_gets() {
     let small = "examples/five/recipe.toml --set model.base=my-model --set model.max_length=512";
     let plan = place.run(&format!("cpift-engine plan {small}"));
     for part in ["cpift, 5 tasks, 480 optimizer steps", "probe tools", "logic"] {
+        assert!(stdout(&plan).contains(part), "{part}: {}", stdout(&plan));
+    }
+    let short = "examples/five/short.recipe.toml --set model.base=my-model";
+    let plan = place.run(&format!("cpift-engine plan {short}"));
+    for part in ["cpift, 5 tasks, 45 optimizer steps", "plain text"] {
         assert!(stdout(&plan).contains(part), "{part}: {}", stdout(&plan));
     }
     let shown = place.run(&format!("cpift-engine data {small} --rows 1 --task logic"));

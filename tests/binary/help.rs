@@ -183,10 +183,10 @@ fn the_examples_of_compare_run() {
                 "compare recipe.toml --ablations all --forgetting --out study --resume --set train.steps=1 \
                  --seeds 1 --methods cpift,ties"
             }
-            "compare recipe.toml --rows 'joint,cpift,split-delta 2,no stage 4' --against joint" => {
-                // Two of the rows need probes that are shortened, which a task with a model of its own has not.
-                "compare examples/seesaw/small.recipe.toml --rows 'joint,cpift,split-delta 1,no stage 4' \
-                 --against joint --set probe.steps=8 --set integrate.steps=1 --seeds 1"
+            "compare recipe.toml --rows \"joint,cpift,no stage 4\" --against joint" => {
+                place.clear("runs/NAME-compare");
+                "compare recipe.toml --rows \"joint,cpift,no stage 4\" --against joint --seeds 1 \
+                 --set train.steps=1"
             }
             "compare recipe.toml --methods none --probe-lengths 5,20,80 --out lengths" => {
                 // Its recipe has a task with a model of its own, which has no probe.

@@ -37,7 +37,7 @@ Examples:
   cpift-engine compare recipe.toml --quick
   cpift-engine compare recipe.toml --methods cpift,joint --ablations fraction,freezing --seeds 5
   cpift-engine compare recipe.toml --ablations all --forgetting --out study --resume
-  cpift-engine compare recipe.toml --rows 'joint,cpift,split-delta 2,no stage 4' --against joint
+  cpift-engine compare recipe.toml --rows \"joint,cpift,no stage 4\" --against joint
   cpift-engine compare recipe.toml --methods none --probe-lengths 5,20,80 --out lengths
 
 Files written into the folder:
@@ -60,8 +60,8 @@ pub struct Compare {
     /// Number of seeds, from the recipe's on; 3, or 1 with --quick.
     #[arg(long, value_name = "N", value_parser = seeds)]
     pub seeds: Option<u64>,
-    /// One seed, no ablations, no forgetting: a first look.
-    #[arg(long, conflicts_with_all = ["ablations", "forgetting", "probe_lengths"])]
+    /// One seed of the methods, no ablations, no forgetting: a first look.
+    #[arg(long, conflicts_with_all = ["ablations", "rows", "forgetting", "probe_lengths"])]
     pub quick: bool,
     /// Methods to run, separated by commas, or `none`; all when not given.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
@@ -72,9 +72,9 @@ pub struct Compare {
     /// Rows by the names they have in the table, separated by commas, in the place of --methods and --ablations.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', conflicts_with_all = ["methods", "ablations"])]
     pub rows: Vec<String>,
-    /// The row that all others are compared with.
-    #[arg(long, value_name = "NAME", default_value = "cpift")]
-    pub against: String,
+    /// The row that all others are compared with, seed by seed; cpift when not given.
+    #[arg(long, value_name = "NAME")]
+    pub against: Option<String>,
     /// Train every pair of tasks one after the other, in five ways, and measure what is forgotten.
     #[arg(long)]
     pub forgetting: bool,

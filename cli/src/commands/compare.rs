@@ -48,7 +48,7 @@ pub fn run(arguments: &Compare, threads: Option<NonZeroUsize>) -> Result<()> {
         source: &source,
         selection: &selection,
         seeds: arguments.seeds.unwrap_or(if arguments.quick { 1 } else { 3 }),
-        against: &arguments.against,
+        against: arguments.against.as_deref(),
         forgetting: arguments.forgetting,
         probe_lengths: lengths.as_ref(),
         device: &recipe.device.device,

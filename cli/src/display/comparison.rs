@@ -1,8 +1,6 @@
 //! The table of a comparison, for a terminal and as Markdown.
 
-use cpift_model::compare::results::{
-    Budget, Comparison, Forgetting, Interval, MethodResult, Reference, RowKind,
-};
+use cpift_model::compare::results::{Budget, Comparison, Forgetting, Interval, MethodResult, Reference};
 use cpift_model::progress::{Score, perplexity_text};
 use cpift_model::table::Table;
 
@@ -36,7 +34,8 @@ fn legend(comparison: &Comparison) -> String {
     };
     format!(
         "Cells of tasks: rows answered {} in % / loss in nats per supervised token. Normalised: base 0, own \
-         specialist 1; to {}: the difference in it with the same seed. {intervals}. Time and memory are of what \
+         specialist 1; to {}: the difference in it with the same seed; worst: the task where it is least. Of losses less is \
+         better, also in differences, and the worst task is the one that lost most against the base. {intervals}. Time and memory are of what \
          follows the specialists, a run's own process. \
          {}, {} parameters.",
         answered(comparison),
@@ -62,14 +61,7 @@ fn tables(comparison: &Comparison) -> Vec<Table> {
         (Budget::Total, format!("Equal steps in all: {}", grouped(steps.total))),
         (Budget::Given, format!("Specialists given: {} steps after them", grouped(steps.given))),
     ] {
-        let methods = comparison.methods.iter();
-        let rows: Vec<&MethodResult> = methods
-            .filter(|method| method.budgets.contains(&budget))
-            // Ablations of CPI-FT are the same runs under both.
-            .filter(|method| {
-                method.kind == RowKind::Method || budget == Budget::Given || method.budgets.len() == 1
-            })
-            .collect();
+        let rows = comparison.rows_under(budget);
         if !rows.is_empty() {
             tables.push(methods_table(comparison, &title, budget, &rows));
             tables.push(losses_table(comparison, &title, budget, &rows));
@@ -120,11 +112,7 @@ fn methods_table(comparison: &Comparison, title: &str, budget: Budget, methods: 
     );
     let row = |method: &&MethodResult| {
         let summary = &method.summary;
-        let steps = match budget {
-            Budget::Total => method.specialist_steps + method.steps,
-            Budget::Given => method.steps,
-        };
-        let mut cells = vec![method.name.clone(), grouped(steps)];
+        let mut cells = vec![method.name.clone(), grouped(method.steps_under(budget))];
         cells.extend(summary.tasks.iter().map(|task| cell(&task.loss, task.share().as_ref())));
         cells.push(summary.mean_share().map_or("-".to_owned(), percent));
         cells

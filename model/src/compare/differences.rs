@@ -1,7 +1,7 @@
 //! Differences between the rows of a comparison, seed by seed: their intervals are narrower than those of the two rows where a
 //! seed helps or harms both alike.
 
-use super::results::{Budget, Comparison, Interval, MethodResult, SeedRun};
+use super::results::{Budget, Comparison, Interval, MethodResult, Reference, RowKind, SeedRun};
 use crate::progress::Score;
 
 /// How far a method raised the loss of the task it harmed most, against the base.
@@ -19,6 +19,28 @@ impl Comparison {
         self.methods.iter().find(|row| row.name == self.against && row.budgets.contains(&budget))
     }
 
+    /// The rows that a table of a budget has. Ablations that count under both are in that of [`Budget::Given`] alone where
+    /// their differences under the other would be the same.
+    pub fn rows_under(&self, budget: Budget) -> Vec<&MethodResult> {
+        let is_other_reference = match self.reference_row(budget) {
+            Some(reference) => reference.budgets.len() == 1,
+            None => false,
+        };
+        let is_shown = |row: &&MethodResult| {
+            let once = row.kind == RowKind::Method || budget == Budget::Given || row.budgets.len() == 1;
+            row.budgets.contains(&budget) && (once || is_other_reference)
+        };
+        self.methods.iter().filter(is_shown).collect()
+    }
+
+    /// The budget by which a row is compared where it is shown once: one under which there is a row to compare with.
+    pub fn main_budget(&self, row: &MethodResult) -> Budget {
+        let own = [Budget::Given, Budget::Total].into_iter().filter(|budget| row.budgets.contains(budget));
+        let mut own: Vec<Budget> = own.collect();
+        own.sort_by_key(|&budget| self.reference_row(budget).is_none());
+        own.first().copied().unwrap_or(Budget::Given)
+    }
+
     /// Normalised score of a row less that of the row [`Comparison::against`]. None where a score is missing, or for that
     /// row itself.
     pub fn difference(&self, row: &MethodResult, budget: Budget) -> Option<Interval> {
@@ -33,24 +55,29 @@ impl Comparison {
 
     /// Loss of a row, mean over the tasks, less that of the base model, in nats per supervised token.
     pub fn loss_change(&self, row: &MethodResult) -> Option<Interval> {
-        Interval::of_all(row.runs.iter().zip(&self.references).map(|(run, reference)| {
-            let (now, base) = (mean_loss(&run.scores)?, mean_loss(&reference.base)?);
-            Some(now - base)
+        Interval::of_all(row.runs.iter().map(|run| {
+            let base = mean_loss(&self.base_of(run)?.base)?;
+            Some(mean_loss(&run.scores)? - base)
         }))
     }
 
     /// The same of the task whose loss changed for the worst.
     pub fn worst_loss_change(&self, row: &MethodResult) -> Option<WorstLossChange> {
-        let worst = |(run, reference): (&SeedRun, &super::results::Reference)| {
-            let changes = run.scores.iter().zip(&reference.base).map(|(now, base)| now.loss - base.loss);
+        let worst = |run: &SeedRun| {
+            let bases = &self.base_of(run)?.base;
+            let changes = run.scores.iter().zip(bases).map(|(now, base)| now.loss - base.loss);
             changes.enumerate().max_by(|a, b| a.1.total_cmp(&b.1))
         };
-        let worst: Vec<_> = row.runs.iter().zip(&self.references).map(worst).collect::<Option<_>>()?;
+        let worst: Vec<_> = row.runs.iter().map(worst).collect::<Option<_>>()?;
         let change = Interval::of_all(worst.iter().map(|&(_, change)| Some(change)))?;
         let times = |task: usize| worst.iter().filter(|(worst, _)| *worst == task).count();
         // Of equal counts the last is taken, so the tasks go backwards.
         let task = (0..self.tasks.len()).rev().max_by_key(|&task| times(task))?;
         Some(WorstLossChange { change, task })
+    }
+
+    fn base_of(&self, run: &SeedRun) -> Option<&Reference> {
+        self.references.iter().find(|reference| reference.seed == run.seed)
     }
 
     fn to_reference(
@@ -60,7 +87,7 @@ impl Comparison {
         value: impl Fn(&SeedRun) -> Option<f64>,
     ) -> Option<Interval> {
         let reference = self.reference_row(budget)?;
-        if std::ptr::eq(reference, row) || (reference.name == row.name && reference.budgets == row.budgets) {
+        if reference.name == row.name && reference.budgets == row.budgets {
             return None;
         }
         Interval::of_all(row.runs.iter().map(|run| {
@@ -76,9 +103,12 @@ impl MethodResult {
         Interval::of_all(self.runs.iter().map(|run| mean_loss(&run.scores)))
     }
 
-    /// The budget that a row is shown under when it is shown once.
-    pub fn main_budget(&self) -> Budget {
-        if self.budgets.contains(&Budget::Given) { Budget::Given } else { Budget::Total }
+    /// Optimizer steps that count under a budget.
+    pub fn steps_under(&self, budget: Budget) -> u64 {
+        match budget {
+            Budget::Total => self.specialist_steps + self.steps,
+            Budget::Given => self.steps,
+        }
     }
 }
 

@@ -16,11 +16,12 @@ mod read;
 pub mod results;
 mod rows;
 mod schedule;
+mod selection;
 mod worker;
 
 pub use folder::{Unit, compared_hub_sources, require_unused};
 pub use prepare::{CompareOptions, Measuring, Prepared};
 pub use read::RESULTS;
-pub use rows::Selection;
 pub use schedule::{Progress, RunOptions};
+pub use selection::Selection;
 pub use worker::{BUSY, WorkOptions, work};

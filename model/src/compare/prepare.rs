@@ -9,7 +9,8 @@ use super::collect::Collection;
 use super::family::Family;
 use super::folder::{ComparisonSpec, Unit};
 use super::results::{BudgetSteps, Comparison, InputHash, Origin};
-use super::rows::{Row, Selection, rows};
+use super::rows::Row;
+use super::selection::{Selection, rows};
 use crate::data::Preparation;
 use crate::error::{Error, Result};
 use crate::job::{PairMethod, Planner, ProbeLengths, input_files};
@@ -29,8 +30,8 @@ pub struct CompareOptions<'a> {
     pub selection: &'a Selection,
     /// Number of seeds, from the recipe's on.
     pub seeds: u64,
-    /// Name of the row that others are compared with.
-    pub against: &'a str,
+    /// Name of the row that others are compared with; `cpift` when none is chosen.
+    pub against: Option<&'a str>,
     /// Also train every pair of tasks one after the other.
     pub forgetting: bool,
     /// Also measure probes at several lengths.
@@ -111,7 +112,8 @@ impl Prepared {
         let origin = origin(&planned, &spec);
         let studies = Studies { forgetting: options.forgetting, probe_lengths: options.probe_lengths };
         let is_measured = recipe.evaluate.every > 0;
-        let empty = Collection::new(origin, recipe, seeds, steps, options.against.to_owned());
+        let against = options.against.unwrap_or(Comparison::DEFAULT).to_owned();
+        let empty = Collection::new(origin, recipe, seeds, steps, against);
         let collection = units.collection(empty, rows, studies)?;
         let measuring = is_measured.then(|| measuring(&units.units, &planned));
         Ok(Self { spec, units: units.units, collection, measuring })
@@ -165,15 +167,16 @@ fn check_tasks(recipe: &Recipe) -> Result<()> {
     }
 }
 
-/// The row that others are compared with is one of them, unless nobody chose it.
-fn check_reference(against: &str, rows: &[Row]) -> Result<()> {
-    if against == Comparison::DEFAULT || rows.iter().any(|row| row.name == against) {
-        return Ok(());
+/// A row that was chosen for others to be compared with is one of them.
+fn check_reference(against: Option<&str>, rows: &[Row]) -> Result<()> {
+    match against.filter(|name| rows.iter().all(|row| row.name != *name)) {
+        Some(name) => {
+            let reason =
+                format!("there is no row `{name}` in this comparison: add it to --rows or --methods");
+            Err(Error::setting("--against", reason))
+        }
+        None => Ok(()),
     }
-    let mut names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
-    names.dedup();
-    let reason = format!("`{against}` is no row of this comparison, which has {}", names.join(", "));
-    Err(Error::setting("--against", reason))
 }
 
 /// Steps of the specialists, and of what follows them.

@@ -3,7 +3,6 @@
 use super::family::Family;
 use super::rates;
 use super::results::{Budget, BudgetSteps, RowKind};
-use crate::error::{Error, Result};
 use crate::progress::Column;
 use crate::recipe::Edit::{
     CoreFraction, FuseBackbone, FuseConflict, FuseDensity, FuseInterpolation, FuseScale, FuseSpace,
@@ -41,7 +40,7 @@ pub struct Row {
 
 impl Row {
     /// Whether it is an ablation of the family of that name.
-    fn is_of(&self, family: &str) -> bool {
+    pub(super) fn is_of(&self, family: &str) -> bool {
         self.family.is_some_and(|own| own.name() == family)
     }
 
@@ -49,17 +48,6 @@ impl Row {
     pub fn column(&self) -> Column {
         if self.until == Some(Stage::Fuse) { Column::Fused } else { Column::Final }
     }
-}
-
-/// Which rows are wanted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Selection {
-    /// Names of methods; all when empty.
-    pub methods: Vec<String>,
-    /// Families of ablations; `all` for every one.
-    pub ablations: Vec<String>,
-    /// Names of rows, methods and ablations alike; where there are any, they alone are run.
-    pub rows: Vec<String>,
 }
 
 /// Fine-tuning methods that begin with the base.
@@ -72,7 +60,7 @@ pub(super) const FINE_TUNES: [(Method, &str); 5] = [
 ];
 
 /// Merges: name, what it is, edits.
-const MERGES: [(&str, &str, &[Edit]); 6] = [
+pub(super) const MERGES: [(&str, &str, &[Edit]); 6] = [
     ("average", "mean of the specialists", &[FuseBackbone(Backbone::Average), FuseTransplant(false)]),
     (
         "arithmetic",
@@ -231,81 +219,8 @@ const SPLITS: [(&str, &str, &[Edit]); 3] = [
 /// λ of the merges in the family `scale`.
 const SCALES: [f64; 5] = [0.2, 0.4, 0.7, 1.0, 1.5];
 
-/// What stands for no method at all.
-const NO_METHOD: &str = "none";
-
-/// Names of all methods.
-pub fn method_names() -> Vec<String> {
-    let fine_tunes = FINE_TUNES.iter().map(|(method, _)| method.name().to_owned());
-    let merges = MERGES.iter().flat_map(|(name, ..)| [(*name).to_owned(), format!("{name}+tune")]);
-    ["cpift", "cpift-delta", "cpift-dare"]
-        .map(str::to_owned)
-        .into_iter()
-        .chain(fine_tunes)
-        .chain(merges)
-        .collect()
-}
-
-/// Names of all families of ablations, as the command line takes them.
-pub fn family_names() -> Vec<String> {
-    Family::ALL.map(|family| family.name().to_owned()).to_vec()
-}
-
-/// The rows of the table in its order.
-///
-/// # Errors
-/// A method or family that does not exist, or that the recipe rules out.
-pub fn rows(recipe: &Recipe, steps: BudgetSteps, selection: &Selection) -> Result<Vec<Row>> {
-    for (argument, wanted, known) in [
-        ("--methods", &selection.methods, [method_names(), vec![NO_METHOD.to_owned()]].concat()),
-        ("--ablations", &selection.ablations, [family_names(), vec!["all".to_owned()]].concat()),
-    ] {
-        if let Some(name) = wanted.iter().find(|name| !known.contains(name)) {
-            let reason = format!("there is no `{name}`: use {}", known.join(", "));
-            return Err(Error::setting(argument, reason));
-        }
-    }
-    let other = selection.methods.iter().find(|name| *name != NO_METHOD);
-    if let Some(other) = other.filter(|_| selection.methods.iter().any(|name| name == NO_METHOD)) {
-        let reason = format!("`{NO_METHOD}` stands alone, not beside `{other}`");
-        return Err(Error::setting("--methods", reason));
-    }
-    if !selection.rows.is_empty() {
-        return rows_by_name(recipe, steps, &selection.rows);
-    }
-    let mut rows = methods(steps);
-    rows.retain(|row| selection.methods.is_empty() || selection.methods.contains(&row.name));
-    let all = selection.ablations.iter().any(|family| family == "all");
-    let brings_model = recipe.task.iter().any(|task| task.model.is_some());
-    let mut ablations = ablations(recipe, steps);
-    ablations.retain(|row| !brings_model || row.specialist_edits.is_empty());
-    let has_rows = |family: &str| family == "all" || ablations.iter().any(|row| row.is_of(family));
-    if let Some(family) = selection.ablations.iter().find(|family| !has_rows(family)) {
-        let reason =
-            format!("`{family}` needs probes of its own, and a task brings an existing model: leave it out");
-        return Err(Error::setting("--ablations", reason));
-    }
-    let is_wanted = |row: &Row| selection.ablations.iter().any(|family| row.is_of(family));
-    rows.extend(ablations.into_iter().filter(|row| all || is_wanted(row)));
-    Ok(rows)
-}
-
-/// The rows of these names, in the table's order.
-fn rows_by_name(recipe: &Recipe, steps: BudgetSteps, names: &[String]) -> Result<Vec<Row>> {
-    let brings_model = recipe.task.iter().any(|task| task.model.is_some());
-    let mut rows = [methods(steps), ablations(recipe, steps)].concat();
-    rows.retain(|row| !brings_model || row.specialist_edits.is_empty());
-    if let Some(name) = names.iter().find(|name| rows.iter().all(|row| row.name != **name)) {
-        let mut known: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
-        known.dedup();
-        let reason = format!("there is no row `{name}` for this recipe: use {}", known.join(", "));
-        return Err(Error::setting("--rows", reason));
-    }
-    rows.retain(|row| names.contains(&row.name));
-    Ok(rows)
-}
-
-fn methods(steps: BudgetSteps) -> Vec<Row> {
+/// Every method, in the order of the table.
+pub(super) fn methods(steps: BudgetSteps) -> Vec<Row> {
     let mut rows = vec![
         cpift("cpift", "CPI-FT as the recipe has it", &[], steps),
         cpift("cpift-delta", "CPI-FT, SLERP of the updates", &[FuseSpace(SlerpSpace::Delta)], steps),
@@ -329,7 +244,8 @@ fn methods(steps: BudgetSteps) -> Vec<Row> {
     rows
 }
 
-fn ablations(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
+/// Every ablation, in the order of the table.
+pub(super) fn ablations(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
     let ablation = |family: Family, row: Row| Row { kind: RowKind::Ablation, family: Some(family), ..row };
     let mut rows = Vec::new();
     for (family, name, title, edits) in ABLATIONS {
@@ -433,6 +349,7 @@ pub(super) fn fine_tune(method: Method, title: &str, budget: Budget, steps: u64)
 
 #[cfg(test)]
 mod tests {
+    use super::super::selection::method_names;
     use super::*;
 
     const STEPS: BudgetSteps = BudgetSteps { specialist: 60, total: 360, given: 60 };

@@ -2,7 +2,7 @@
 
 use cpift_model::compare::results::{Comparison, MethodResult, RowKind};
 
-use super::{interval_caption, interval_text};
+use super::{budget_title, interval_caption, interval_text};
 use crate::display::units::grouped;
 use crate::report::chart::NARROW;
 use crate::report::chart::bars::{Bar, BarChart};
@@ -20,7 +20,7 @@ pub fn section(comparison: &Comparison) -> Option<Section> {
             comparison.against,
             interval_caption(comparison)
         ),
-        ["ablation", "choice", "steps", "normalised", "difference", "worst task"],
+        ["ablation", "choice", "steps", "normalised", "difference", "under", "worst task"],
     );
     for method in &ablations {
         table.row([
@@ -28,19 +28,21 @@ pub fn section(comparison: &Comparison) -> Option<Section> {
             method.family.clone(),
             grouped(method.steps),
             interval_text(method.summary.mean_normalised.as_ref(), 1.0, 3),
-            interval_text(comparison.difference(method, method.main_budget()).as_ref(), 1.0, 3),
+            interval_text(comparison.difference(method, comparison.main_budget(method)).as_ref(), 1.0, 3),
+            budget_title(comparison.main_budget(method)).to_owned(),
             interval_text(method.summary.worst_normalised.as_ref(), 1.0, 3),
         ]);
     }
     let mut families: Vec<&str> = ablations.iter().map(|method| method.family.as_str()).collect();
     families.sort_by_key(|family| ablations.iter().position(|method| method.family == **family));
     families.dedup();
-    let reach = ablations.iter().filter_map(|method| comparison.difference(method, method.main_budget()));
+    let reach =
+        ablations.iter().filter_map(|method| comparison.difference(method, comparison.main_budget(method)));
     let reach = reach.map(|interval| interval.mean.abs()).fold(0.01, f64::max);
     let figure = |family: &str| {
         let members = ablations.iter().filter(|method| method.family == family);
         let bar = |method: &&MethodResult| {
-            let difference = comparison.difference(method, method.main_budget());
+            let difference = comparison.difference(method, comparison.main_budget(method));
             Bar {
                 name: method.name.clone(),
                 value: difference.map(|interval| interval.mean),
@@ -73,15 +75,17 @@ fn ablations(comparison: &Comparison) -> Vec<&MethodResult> {
 
 /// `ablations.csv`.
 pub fn data(comparison: &Comparison) -> Data {
-    let mut data = Data::new("ablations", &["ablation", "family", "difference", "half_width", "seeds"]);
+    let mut data =
+        Data::new("ablations", &["ablation", "family", "difference", "half_width", "seeds", "budget"]);
     for method in ablations(comparison) {
-        let difference = comparison.difference(method, method.main_budget());
+        let difference = comparison.difference(method, comparison.main_budget(method));
         data.row([
             method.name.clone(),
             method.family.clone(),
             number(difference.map(|interval| interval.mean)),
             number(difference.and_then(|interval| interval.half_width)),
             difference.map_or(String::new(), |interval| interval.count.to_string()),
+            budget_title(comparison.main_budget(method)).to_owned(),
         ]);
     }
     data

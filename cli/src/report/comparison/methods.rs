@@ -16,12 +16,12 @@ use crate::report::document::{Block, Data, Figure, Section, Table, number};
 pub fn section(comparison: &Comparison) -> Section {
     let mut blocks = Vec::new();
     for budget in [Budget::Total, Budget::Given] {
-        let methods = under(comparison, budget);
-        if !methods.is_empty() {
-            blocks.push(Block::Table(table(comparison, budget, &methods)));
-            blocks.push(Block::Table(losses(comparison, budget, &methods)));
-            blocks.push(charts(comparison, budget, &methods));
-            blocks.push(by_task(comparison, budget, &methods));
+        let rows = under(comparison, budget);
+        if !rows.is_empty() {
+            blocks.push(Block::Table(table(comparison, budget, &rows)));
+            blocks.push(Block::Table(losses(comparison, budget, &rows)));
+            blocks.push(charts(comparison, budget, &rows));
+            blocks.extend(by_task(comparison, budget, &rows));
         }
     }
     if blocks.is_empty() {
@@ -33,11 +33,18 @@ pub fn section(comparison: &Comparison) -> Section {
     Section { id: "results", title: "Results", blocks }
 }
 
-/// The methods, without ablations, that count under a budget.
+/// The rows that count under a budget; where they are too many for pictures, of the ablations only the one that others are
+/// compared with.
 fn under(comparison: &Comparison, budget: Budget) -> Vec<&MethodResult> {
-    let counts = |method: &&MethodResult| method.kind == RowKind::Method && method.budgets.contains(&budget);
-    comparison.methods.iter().filter(counts).collect()
+    let mut rows = comparison.rows_under(budget);
+    if rows.len() > MOST_ROWS {
+        rows.retain(|row| row.kind == RowKind::Method || row.name == comparison.against);
+    }
+    rows
 }
+
+/// Most rows of a budget's tables and pictures that have ablations too.
+const MOST_ROWS: usize = 32;
 
 fn table(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> Table {
     let budget_text = match budget {
@@ -94,31 +101,37 @@ fn table(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> 
 }
 
 /// The losses, which say something where hardly any row is answered right.
-fn losses(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> Table {
-    let mut table = losses_table(comparison, budget_title(budget), budget, methods);
-    table.rows.iter_mut().flatten().for_each(|cell| {
-        if cell.starts_with('-') {
-            cell.replace_range(..1, if cell.len() == 1 { "–" } else { "−" });
-        }
-    });
+fn losses(comparison: &Comparison, budget: Budget, rows: &[&MethodResult]) -> Table {
+    let mut table = losses_table(comparison, budget_title(budget), budget, rows);
+    budget_title(budget).clone_into(&mut table.head[0][0].0);
+    // The first and the last column are names.
+    for cell in table.rows.iter_mut().flat_map(|row| row.iter_mut().skip(2).take(4)) {
+        *cell = if cell == "-" { "–".to_owned() } else { cell.replace('-', "−") };
+    }
     table.caption = format!(
-        "Loss in nats per supervised token, mean over the tasks; to the base and to {}: the difference with the same seed; worst \
-         task: the one whose loss changed for the worst against the base. {}",
+        "Loss in nats per supervised token, mean over the tasks: less is better. To the base and to {}: the difference with \
+         the same seed; worst task: the one whose loss changed for the worst against the base. Steps: those that count. {}",
         comparison.against,
         interval_caption(comparison)
     );
     table
 }
 
-/// Every method on every task.
-fn by_task(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> Block {
+/// Up to so many tasks the map of methods by tasks is narrow.
+const MOST_TASKS_NARROW: usize = 7;
+
+/// Every method on every task; none where there is nothing to compare.
+fn by_task(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> Option<Block> {
+    if methods.len() < 2 {
+        return None;
+    }
     let tasks = comparison.tasks.len();
     // What is tinted, and its text: higher is better.
     let value = |method: &MethodResult, task: usize| {
         let summary = &method.summary.tasks[task];
         match summary.share() {
             Some(share) => (share.mean, format!("{:.0}", 100.0 * share.mean)),
-            None => (-summary.loss.mean, format!("{:.2}", summary.loss.mean)),
+            None => (-summary.loss.mean, format!("{:.3}", summary.loss.mean)),
         }
     };
     let range = |task: usize| {
@@ -152,16 +165,13 @@ fn by_task(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -
     } else {
         Figure::narrow(name, title, map.draw(NARROW))
     };
-    Block::Figures {
+    Some(Block::Figures {
         caption: "Rows answered right in %, or the loss of a task without answers; mean over the seeds. Green: from the worst \
                   method of a task to its best."
             .to_owned(),
         figures: vec![figure],
-    }
+    })
 }
-
-/// Up to so many tasks the map of methods by tasks stands beside others.
-const MOST_TASKS_NARROW: usize = 7;
 
 /// Share answered right over the seeds in %, or the loss where there is none.
 fn score_text(scores: &[&Score]) -> String {
@@ -195,15 +205,16 @@ fn charts(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) ->
     };
     let mean = chart("Normalised score", &|method| method.summary.mean_normalised);
     let worst = chart("Worst task", &|method| method.summary.worst_normalised);
+    let orange = comparison.reference_row(budget).map_or(String::new(), |reference| {
+        format!("Orange: {}, which the others are compared with. ", reference.name)
+    });
     let name = if budget == Budget::Total { "total" } else { "given" };
     let figure = |kind: &str, chart: BarChart| {
         Figure::narrow(format!("{kind}-{name}"), chart.title.clone(), chart.draw(NARROW))
     };
     Block::Figures {
         caption: format!(
-            "Normalised score of every method: its mean over the tasks, and its worst task’s. Orange: {}, which \
-             the others are compared with. {}",
-            comparison.against,
+            "Normalised score of every method: its mean over the tasks, and its worst task’s. {orange}{}",
             interval_caption(comparison)
         ),
         figures: vec![figure("normalised", mean), figure("worst", worst)],

@@ -77,7 +77,7 @@ fn figure(name: String, chart: &CurveChart) -> Figure {
 fn agreement_figures(lengths: &LengthResults) -> Block {
     let mut figures = Vec::new();
     for (place, fraction) in lengths.fractions.iter().enumerate().filter(|(_, share)| DRAWN.contains(share)) {
-        for (kind, title) in [("seeds", "two seeds of a task"), ("tasks", "two tasks")] {
+        for (kind, title) in [("seeds", "Two seeds"), ("tasks", "Two tasks")] {
             let value = |found: &SaliencyAtLength| of_kind(&found.overlaps[place], kind);
             let curves: Vec<Curve> =
                 Saliency::ALL.into_iter().map(|saliency| curve(lengths, saliency, value)).collect();
@@ -85,7 +85,7 @@ fn agreement_figures(lengths: &LengthResults) -> Block {
                 continue;
             }
             let chart = CurveChart {
-                title: format!("Overlap of {title}, cores of {}", percent(*fraction)),
+                title: format!("{title}: overlap of cores of {}", percent(*fraction)),
                 y_label: "Jaccard".to_owned(),
                 x_label: "steps".to_owned(),
                 curves,
