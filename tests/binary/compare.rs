@@ -40,6 +40,11 @@ fn scores(comparison: &Comparison) -> String {
     serde_json::to_string_pretty(&comparison).unwrap()
 }
 
+/// Loss of a run, mean over the tasks.
+fn mean_loss(run: &SeedRun) -> f64 {
+    run.scores.iter().map(|score| score.loss).sum::<f64>() / run.scores.len() as f64
+}
+
 const FEW: [&str; 6] = ["--methods", "cpift,joint,ties,ties+tune", "--seeds", "2", "--ablations", "freezing"];
 
 #[test]
@@ -82,10 +87,8 @@ fn a_comparison_has_every_cell_and_shares_what_is_the_same() {
     let by_hand = Interval::of_all(pairs.map(|(joint, cpift)| Some(joint? - cpift?)));
     assert_eq!(found.difference(joint, Budget::Given), by_hand);
     assert!(found.difference(cpift, Budget::Given).is_none());
-    let loss =
-        |run: &SeedRun| run.scores.iter().map(|score| score.loss).sum::<f64>() / run.scores.len() as f64;
     let pairs = joint.runs.iter().zip(&cpift.runs);
-    let by_hand = Interval::of_all(pairs.map(|(joint, cpift)| Some(loss(joint) - loss(cpift))));
+    let by_hand = Interval::of_all(pairs.map(|(joint, cpift)| Some(mean_loss(joint) - mean_loss(cpift))));
     assert_eq!(found.loss_difference(joint, Budget::Given), by_hand);
     let base = |index: usize, task: usize| found.references[index].base[task].loss;
     for row in [joint, cpift] {
@@ -270,11 +273,9 @@ fn a_folder_is_continued_with_the_same_recipe_only() {
     assert_eq!(names, ["joint", "joint", "no stage 4"]);
     let fused = &found.methods[2];
     // It counts under both budgets, and each has a joint training of its own.
-    let loss =
-        |run: &SeedRun| run.scores.iter().map(|score| score.loss).sum::<f64>() / run.scores.len() as f64;
     for (budget, joint) in [Budget::Total, Budget::Given].into_iter().zip(&found.methods) {
         let pairs = fused.runs.iter().zip(&joint.runs);
-        let by_hand = Interval::of_all(pairs.map(|(a, b)| Some(loss(a) - loss(b))));
+        let by_hand = Interval::of_all(pairs.map(|(a, b)| Some(mean_loss(a) - mean_loss(b))));
         assert!(by_hand.is_some());
         assert_eq!(found.loss_difference(fused, budget), by_hand);
     }

@@ -34,9 +34,9 @@ fn legend(comparison: &Comparison) -> String {
     };
     format!(
         "Cells of tasks: rows answered {} in % / loss in nats per supervised token. Normalised: base 0, own \
-         specialist 1; to {}: the difference in it with the same seed; worst: the task where it is least. Of losses less is \
-         better, also in differences, and the worst task is the one that lost most against the base. {intervals}. Time and memory are of what \
-         follows the specialists, a run's own process. \
+         specialist 1; to {}: the difference in it with the same seed; worst: the task where it is least. Of losses \
+         less is better, also in differences, and the worst task is the one that lost most against the base. \
+         {intervals}. Time and memory are of what follows the specialists, a run's own process. \
          {}, {} parameters.",
         answered(comparison),
         comparison.against,

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use cpift_engine::Mask;
 
+use super::differences::most_often;
 use super::family::Family;
 use super::folder::{ComparisonFolder, UnitResult};
 use super::probe_lengths;
@@ -232,10 +233,7 @@ fn summarise(runs: &[SeedRun], tasks: usize) -> Option<Summary> {
     let mean = |run: &SeedRun, value: fn(&Score) -> Option<f64>| {
         Interval::of_all(run.scores.iter().map(value)).map(|interval| interval.mean)
     };
-    let times_worst = |task: usize| runs.iter().filter(|run| run.worst_task == Some(task)).count();
-    // Of equal counts the last is taken, so the tasks go backwards.
-    let worst_task =
-        (0..tasks).rev().max_by_key(|&task| times_worst(task)).filter(|&task| times_worst(task) > 0);
+    let worst_task = most_often(tasks, runs.iter().filter_map(|run| run.worst_task));
     Some(Summary {
         tasks: (0..tasks).map(task).collect::<Option<Vec<_>>>()?,
         measures: Vec::new(),

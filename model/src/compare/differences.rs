@@ -22,10 +22,7 @@ impl Comparison {
     /// The rows that a table of a budget has. Ablations that count under both are in that of [`Budget::Given`] alone where
     /// their differences under the other would be the same.
     pub fn rows_under(&self, budget: Budget) -> Vec<&MethodResult> {
-        let is_other_reference = match self.reference_row(budget) {
-            Some(reference) => reference.budgets.len() == 1,
-            None => false,
-        };
+        let is_other_reference = self.reference_row(budget).is_some_and(|row| row.budgets.len() == 1);
         let is_shown = |row: &&MethodResult| {
             let once = row.kind == RowKind::Method || budget == Budget::Given || row.budgets.len() == 1;
             row.budgets.contains(&budget) && (once || is_other_reference)
@@ -70,9 +67,7 @@ impl Comparison {
         };
         let worst: Vec<_> = row.runs.iter().map(worst).collect::<Option<_>>()?;
         let change = Interval::of_all(worst.iter().map(|&(_, change)| Some(change)))?;
-        let times = |task: usize| worst.iter().filter(|(worst, _)| *worst == task).count();
-        // Of equal counts the last is taken, so the tasks go backwards.
-        let task = (0..self.tasks.len()).rev().max_by_key(|&task| times(task))?;
+        let task = most_often(self.tasks.len(), worst.iter().map(|&(task, _)| task))?;
         Some(WorstLossChange { change, task })
     }
 
@@ -110,6 +105,13 @@ impl MethodResult {
             Budget::Given => self.steps,
         }
     }
+}
+
+/// The task, of so many, that is found most often; of several the first, and none where none is found.
+pub(super) fn most_often(tasks: usize, found: impl Iterator<Item = usize> + Clone) -> Option<usize> {
+    let times = |task: usize| found.clone().filter(|&other| other == task).count();
+    // Of equal counts the last is taken, so the tasks go backwards.
+    (0..tasks).rev().max_by_key(|&task| times(task)).filter(|&task| times(task) > 0)
 }
 
 fn mean_loss(scores: &[Score]) -> Option<f64> {

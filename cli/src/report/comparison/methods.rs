@@ -43,6 +43,14 @@ fn under(comparison: &Comparison, budget: Budget) -> Vec<&MethodResult> {
     rows
 }
 
+/// How the names of a budget's pictures end.
+fn file_suffix(budget: Budget) -> &'static str {
+    match budget {
+        Budget::Total => "total",
+        Budget::Given => "given",
+    }
+}
+
 /// Most rows of a budget's tables and pictures that have ablations too.
 const MOST_ROWS: usize = 32;
 
@@ -159,7 +167,7 @@ fn by_task(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -
         blocks: Vec::new(),
         row_height: Some(22.0),
     };
-    let name = format!("tasks-{}", if budget == Budget::Total { "total" } else { "given" });
+    let name = format!("tasks-{}", file_suffix(budget));
     let figure = if tasks > MOST_TASKS_NARROW {
         Figure::wide(name, title, |width| map.draw(width))
     } else {
@@ -208,7 +216,7 @@ fn charts(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) ->
     let orange = comparison.reference_row(budget).map_or(String::new(), |reference| {
         format!("Orange: {}, which the others are compared with. ", reference.name)
     });
-    let name = if budget == Budget::Total { "total" } else { "given" };
+    let name = file_suffix(budget);
     let figure = |kind: &str, chart: BarChart| {
         Figure::narrow(format!("{kind}-{name}"), chart.title.clone(), chart.draw(NARROW))
     };
